@@ -1,0 +1,1 @@
+"""Run NCNN models under a byte budget on the stock ncnn wheel."""

@@ -1,0 +1,1 @@
+"""Read, check, slice and write NCNN .param/.bin model files; needs numpy and networkx only."""

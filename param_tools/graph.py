@@ -1,0 +1,136 @@
+"""A network as ncnn describes it: frozen layers joined by named blobs.
+
+Layer names are not unique in real files; blob names are. Layers are therefore
+identified by their index in `Model.layers`, blobs by their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Union
+
+from param_tools.errors import ModelFormatError
+
+__all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar"]
+
+Scalar = Union[int, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ParamValue:
+    """One parameter of a layer, with the text it was read from.
+
+    Attributes:
+        value: a number, a string, or a tuple of numbers for an array.
+        raw: the token exactly as written in the file ("0=64", "-23300=2,1,2"),
+            or "" when the value is ours; a writer repeats it verbatim.
+    """
+
+    value: Scalar | tuple[int | float, ...]
+    raw: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a .param file.
+
+    Attributes:
+        type: ncnn's layer type, such as "Convolution".
+        name: the layer's name; not unique within a model.
+        inputs: names of the blobs it reads, in ncnn's order.
+        outputs: names of the blobs it writes.
+        params: parameter id -> value; absent ids have ncnn's default.
+        line: 1-based line it was read from, 0 for a layer made by us.
+    """
+
+    type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: Mapping[int, ParamValue] = MappingProxyType({})
+    line: int = field(default=0, compare=False)
+
+    def int_param(self, param_id: int, default: int = 0) -> int:
+        """The integer parameter `param_id`, or `default` when the file leaves it out."""
+        value = self._scalar(param_id, default)
+        if isinstance(value, float) and not value.is_integer():
+            raise ModelFormatError(f"layer {self.name!r} ({self.type}): parameter {param_id} is not an integer: {value}")
+        return int(value)
+
+    def float_param(self, param_id: int, default: float = 0.0) -> float:
+        """The parameter `param_id` as a float, or `default`."""
+        return float(self._scalar(param_id, default))
+
+    def array_param(self, param_id: int, default: tuple[int | float, ...] = ()) -> tuple[int | float, ...]:
+        """The array parameter `param_id`, or `default`; a scalar counts as an array of one."""
+        found = self.params.get(param_id)
+        if found is None:
+            return default
+        if isinstance(found.value, tuple):
+            return found.value
+        return (self._scalar(param_id, 0),)
+
+    def with_params(self, changes: Mapping[int, Scalar | tuple[int | float, ...] | None]) -> Layer:
+        """This layer with parameters replaced, or removed where the new value is None."""
+        merged = dict(self.params)
+        for param_id, value in changes.items():
+            if value is None:
+                merged.pop(param_id, None)
+            else:
+                merged[param_id] = ParamValue(value)
+        return replace(self, params=MappingProxyType(dict(sorted(merged.items()))))
+
+    def _scalar(self, param_id: int, default: int | float) -> int | float:
+        found = self.params.get(param_id)
+        if found is None:
+            return default
+        if isinstance(found.value, (str, tuple)):
+            raise ModelFormatError(
+                f"layer {self.name!r} ({self.type}): parameter {param_id} should be a number, not {found.value!r}"
+            )
+        return found.value
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Half-open range of steps (layer indices in execution order) during which a blob exists."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """The layers of a network in file order; every blob has exactly one producer.
+
+    `param_tools.check.check_model` proves the invariants; parsed models hold them.
+    """
+
+    layers: tuple[Layer, ...]
+
+    @cached_property
+    def producers(self) -> Mapping[str, int]:
+        """Blob name -> index of the layer that writes it."""
+        return MappingProxyType({blob: i for i, layer in enumerate(self.layers) for blob in layer.outputs})
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[int, ...]]:
+        """Blob name -> indices of the layers that read it, ascending."""
+        found: dict[str, list[int]] = {blob: [] for blob in self.producers}
+        for i, layer in enumerate(self.layers):
+            for blob in layer.inputs:
+                found.setdefault(blob, []).append(i)
+        return MappingProxyType({blob: tuple(indices) for blob, indices in found.items()})
+
+    @cached_property
+    def input_blobs(self) -> tuple[str, ...]:
+        """Names of the blobs the caller feeds: the outputs of Input layers."""
+        return tuple(blob for layer in self.layers if layer.type == "Input" for blob in layer.outputs)
+
+    @cached_property
+    def output_blobs(self) -> tuple[str, ...]:
+        """Names of the blobs nobody reads, in file order."""
+        return tuple(blob for blob in self.producers if not self.consumers[blob])
