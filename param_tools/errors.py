@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 __all__ = ["FlexnnError", "FormatVersionError", "ModelFormatError", "UnsupportedLayerError"]
 
@@ -24,6 +25,16 @@ class FlexnnError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with args alone, which fails where keywords are required: errors cross processes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[FlexnnError], args: tuple[Any, ...], attributes: dict[str, Any]) -> FlexnnError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ModelFormatError(FlexnnError):
