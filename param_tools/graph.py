@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Union
 
@@ -17,6 +18,7 @@ from param_tools.errors import ModelFormatError
 __all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar"]
 
 Scalar = Union[int, float, str]
+_NO_PARAMS: Mapping[int, ParamValue] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,24 @@ class Layer:
         outputs: names of the blobs it writes.
         params: parameter id -> value; absent ids have ncnn's default.
         line: 1-based line it was read from, 0 for a layer made by us.
+        raw: that line as written; a writer repeats it while it still says the same as the other fields.
     """
 
     type: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    params: Mapping[int, ParamValue] = MappingProxyType({})
+    params: Mapping[int, ParamValue] = field(default_factory=lambda: _NO_PARAMS)
     line: int = field(default=0, compare=False)
+    raw: str = field(default="", compare=False, repr=False)
 
     def int_param(self, param_id: int, default: int = 0) -> int:
         """The integer parameter `param_id`, or `default` when the file leaves it out."""
         value = self._scalar(param_id, default)
         if isinstance(value, float) and not value.is_integer():
-            raise ModelFormatError(f"layer {self.name!r} ({self.type}): parameter {param_id} is not an integer: {value}")
+            raise ModelFormatError(
+                f"layer {self.name!r} ({self.type}): parameter {param_id} is not an integer: {value}"
+            )
         return int(value)
 
     def float_param(self, param_id: int, default: float = 0.0) -> float:
@@ -124,6 +130,63 @@ class Model:
             for blob in layer.inputs:
                 found.setdefault(blob, []).append(i)
         return MappingProxyType({blob: tuple(indices) for blob, indices in found.items()})
+
+    def topological_order(self) -> tuple[int, ...]:
+        """Layer indices with producers before consumers, in file order wherever that is valid.
+
+        Raises:
+            ModelFormatError: the layers form a cycle; it names the blobs on it.
+        """
+        order = self._sorted_prefix()
+        if len(order) < len(self.layers):
+            cycle = " -> ".join(map(repr, self.find_cycle()))
+            raise ModelFormatError(f"the blobs {cycle} form a cycle")
+        return tuple(order)
+
+    def find_cycle(self) -> tuple[str, ...]:
+        """The blobs of one cycle, the first repeated at the end; empty when there is none."""
+        sortable = set(self._sorted_prefix())
+        stuck = next((i for i in range(len(self.layers)) if i not in sortable), None)
+        if stuck is None:
+            return ()
+        # Every layer that cannot be sorted waits for another such layer: walking up must come round.
+        visited: dict[int, int] = {}
+        blobs: list[str] = []
+        while stuck not in visited:
+            visited[stuck] = len(blobs)
+            blob = next(b for b in self.layers[stuck].inputs if self.producers.get(b, -1) not in sortable | {-1})
+            blobs.append(blob)
+            stuck = self.producers[blob]
+        cycle = blobs[visited[stuck] :][::-1]
+        return (*cycle, cycle[0])
+
+    def _sorted_prefix(self) -> list[int]:
+        """Kahn's algorithm, lowest index first; short when there is a cycle."""
+        missing = [sum(blob in self.producers for blob in layer.inputs) for layer in self.layers]
+        ready = [i for i, count in enumerate(missing) if not count]
+        order: list[int] = []
+        while ready:
+            i = heappop(ready)
+            order.append(i)
+            for blob in self.layers[i].outputs:
+                if self.producers[blob] != i:
+                    continue
+                for consumer in self.consumers[blob]:
+                    missing[consumer] -= 1
+                    if not missing[consumer]:
+                        heappush(ready, consumer)
+        return order
+
+    @cached_property
+    def lifetimes(self) -> Mapping[str, Lifetime]:
+        """Blob name -> the steps from its producer to its last reader; an output lives to the end."""
+        end = len(self.layers)
+        return MappingProxyType(
+            {
+                blob: Lifetime(begin, self.consumers[blob][-1] + 1 if self.consumers[blob] else end)
+                for blob, begin in self.producers.items()
+            }
+        )
 
     @cached_property
     def input_blobs(self) -> tuple[str, ...]:

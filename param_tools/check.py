@@ -1,0 +1,44 @@
+"""The invariants of a `Model`, checked before and after each rewrite."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+from param_tools.errors import ModelFormatError
+from param_tools.graph import Layer, Model
+
+__all__ = ["check_model"]
+
+
+def check_model(model: Model, *, path: str | PathLike[str] | None = None) -> None:
+    """Proves that every blob has one producer and is read only after it.
+
+    Args:
+        model: the model.
+        path: the file it came from, named in errors.
+
+    Raises:
+        ModelFormatError: an unknown blob, one produced twice, a cycle (its blobs are named) or a layer
+            that stands before the producer of its input.
+    """
+    seen: set[str] = set()
+    for layer in model.layers:
+        for blob in layer.inputs:
+            if blob not in seen:
+                raise ModelFormatError(_why_missing(model, layer, blob), path=path, line=layer.line or None)
+        for blob in layer.outputs:
+            if blob in seen:
+                raise ModelFormatError(
+                    f"layer {layer.name!r} produces blob {blob!r} a second time", path=path, line=layer.line or None
+                )
+            seen.add(blob)
+
+
+def _why_missing(model: Model, layer: Layer, blob: str) -> str:
+    if blob not in model.producers:
+        return f"layer {layer.name!r} reads blob {blob!r}, which no layer produces"
+    cycle = model.find_cycle()
+    if cycle:
+        return f"the blobs {' -> '.join(map(repr, cycle))} form a cycle"
+    producer = model.layers[model.producers[blob]]
+    return f"layer {layer.name!r} reads blob {blob!r} before layer {producer.name!r} produces it"

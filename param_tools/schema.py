@@ -1,0 +1,244 @@
+"""The one table of ncnn's layer types: parameter ids, names, defaults and ordered weight arrays.
+
+Everything that reads, writes, slices or documents a model asks this table. The rows are data, in the
+order of ncnn's own registry (the position is ncnn's type index); `docs/formats/ncnn-model.md` is
+generated from it.
+
+Notation of a parameter list: ``"0 num_output, 11 kernel_h=kernel_w, 18 pad_value=0., 10 activation_params=[]"``,
+that is ``id name=default``. The default says the kind: nothing or an expression over earlier parameters is an
+integer, a literal with a point is a float, ``[]`` an array, ``""`` a string. Expressions of weight arrays are
+over parameter names too, so the table is also its own documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType, MappingProxyType
+from typing import Any
+
+from param_tools.errors import ModelFormatError, UnsupportedLayerError
+from param_tools.graph import Layer, Scalar
+from param_tools.schema_table import TABLE
+
+__all__ = [
+    "COMMON_PARAMS",
+    "LAYERS",
+    "ArraySchema",
+    "ArraySpec",
+    "LayerSchema",
+    "ParamSchema",
+    "array_param",
+    "array_specs",
+    "describe",
+    "float_param",
+    "int_params",
+    "param_id",
+    "string_param",
+    "with_named_params",
+]
+
+_MAX_COUNT = 2**31 - 1  # ncnn counts the elements of a tensor in an int
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSchema:
+    """One parameter of a layer type.
+
+    Attributes:
+        id: the number in front of "=" in a .param file.
+        name: ncnn's own member name.
+        kind: "int", "float", "array" or "string".
+        default: the default as an expression over the parameters before it; "" for arrays and strings.
+    """
+
+    id: int
+    name: str
+    kind: str
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySchema:
+    """One weight array of a layer type, as expressions over its parameters.
+
+    Attributes:
+        name: "weight", "bias", "weight_scales", ...
+        shape: comma-separated dimensions, outermost first; "?" is what remains of `count`.
+        tagged: true when the .bin has a 4-byte tag before it (ncnn's load type 0).
+        when: the array exists only where this holds; "" is always.
+        count: number of elements where the layer states it itself; "" is the product of `shape`.
+    """
+
+    name: str
+    shape: str
+    tagged: str = "False"
+    when: str = ""
+    count: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSchema:
+    """A layer type: its parameters and, in .bin order, its weight arrays."""
+
+    type: str
+    params: tuple[ParamSchema, ...]
+    arrays: tuple[ArraySchema, ...] = ()
+
+    def param(self, name: str) -> ParamSchema:
+        """The parameter called `name`; KeyError when the type has none."""
+        for found in self.params:
+            if found.name == name:
+                return found
+        raise KeyError(f"{self.type} has no parameter {name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """A weight array that one particular layer calls for.
+
+    Attributes:
+        name: "weight", "bias", "weight_scales", ...
+        dims: its shape, outermost first, C order.
+        tagged: whether a 4-byte tag precedes it (ncnn's load type 0).
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    tagged: bool
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        """The shape for `layer`, the layer this spec was made for."""
+        return self.dims
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        product = 1
+        for extent in self.dims:
+            product *= extent
+        return product
+
+
+def _parse_params(text: str) -> tuple[ParamSchema, ...]:
+    found = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        number, _, rest = entry.partition(" ")
+        name, _, default = rest.partition("=")
+        kind = {"[]": "array", '""': "string"}.get(default) or ("float" if "." in default else "int")
+        found.append(ParamSchema(int(number), name, kind, "" if kind in ("array", "string") else default or "0"))
+    return tuple(found)
+
+
+COMMON_PARAMS = _parse_params("30 top_shape_hints=[], 31 feature_mask")
+LAYERS: Mapping[str, LayerSchema] = MappingProxyType(
+    {
+        name: LayerSchema(name, _parse_params(params), tuple(ArraySchema(*a) for a in arrays))
+        for name, params, arrays in TABLE
+    }
+)
+
+
+def describe(layer: Layer) -> LayerSchema:
+    """The schema of `layer`'s type; `UnsupportedLayerError` for a type ncnn does not register."""
+    found = LAYERS.get(layer.type)
+    if found is None:
+        raise UnsupportedLayerError(f"layer {layer.name!r}: unknown layer type {layer.type!r}")
+    return found
+
+
+@lru_cache(maxsize=None)
+def _compiled(expression: str) -> CodeType:
+    return compile(expression.strip(), f"<schema: {expression}>", "eval")
+
+
+def _evaluate(expression: str, values: Mapping[str, Any]) -> Any:
+    # The expressions are this package's own constants; only numbers from the file flow through them.
+    return eval(_compiled(expression), {"__builtins__": {}}, values)
+
+
+def int_params(layer: Layer) -> dict[str, int]:
+    """Every integer parameter of `layer` by name, defaults filled in."""
+    values: dict[str, int] = {}
+    for param in describe(layer).params:
+        if param.kind == "int":
+            if param.id in layer.params:
+                values[param.name] = layer.int_param(param.id)
+            else:
+                values[param.name] = _evaluate(param.default, values)
+    return values
+
+
+def param_id(layer_type: str, name: str) -> int:
+    """The id of the parameter called `name`."""
+    return LAYERS[layer_type].param(name).id
+
+
+def float_param(layer: Layer, name: str) -> float:
+    """The float parameter called `name`, or its default."""
+    param = describe(layer).param(name)
+    if param.id in layer.params:
+        return layer.float_param(param.id)
+    return float(_evaluate(param.default, int_params(layer)))
+
+
+def array_param(layer: Layer, name: str) -> tuple[int | float, ...]:
+    """The array parameter called `name`; empty when the file leaves it out."""
+    return layer.array_param(describe(layer).param(name).id)
+
+
+def string_param(layer: Layer, name: str) -> str:
+    """The string parameter called `name`; empty when the file leaves it out."""
+    found = layer.params.get(describe(layer).param(name).id)
+    return found.value if found is not None and isinstance(found.value, str) else ""
+
+
+def with_named_params(layer: Layer, **changes: Scalar | tuple[int | float, ...] | None) -> Layer:
+    """`layer` with parameters replaced by name, or removed where the new value is None."""
+    schema = describe(layer)
+    return layer.with_params({schema.param(name).id: value for name, value in changes.items()})
+
+
+def array_specs(layer: Layer) -> tuple[ArraySpec, ...]:
+    """The weight arrays `layer`'s parameters call for, in .bin order.
+
+    Raises:
+        UnsupportedLayerError: a layer type ncnn does not register.
+        ModelFormatError: parameters that make no tensor: zero, negative or over 2^31 elements, or a
+            stated element count that its dimensions do not divide.
+    """
+    arrays = describe(layer).arrays
+    if not arrays:
+        return ()
+    values = int_params(layer)
+    return tuple(_spec(layer, array, values) for array in arrays if not array.when or _evaluate(array.when, values))
+
+
+def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArraySpec:
+    try:
+        dims = _dimensions(array, values)
+    except ZeroDivisionError:
+        dims = (0,)
+    spec = ArraySpec(array.name, dims, bool(_evaluate(array.tagged, values)))
+    stated = _evaluate(array.count, values) if array.count else spec.count
+    if min(dims) <= 0 or spec.count > _MAX_COUNT or spec.count != stated:
+        shown = array.shape.replace("?", "inputs")
+        raise ModelFormatError(
+            f"layer {layer.name!r} ({layer.type}): its parameters give array {array.name!r} "
+            f"the impossible shape ({shown}) = {dims}" + (f" for {stated} elements" if array.count else ""),
+            line=layer.line or None,
+        )
+    return spec
+
+
+def _dimensions(array: ArraySchema, values: Mapping[str, int]) -> tuple[int, ...]:
+    parts = array.shape.split(",")
+    dims = [0 if part.strip() == "?" else int(_evaluate(part, values)) for part in parts]
+    for axis, part in enumerate(parts):
+        if part.strip() == "?":
+            others = 1
+            for other, extent in enumerate(dims):
+                others *= extent if other != axis else 1
+            dims[axis] = int(_evaluate(array.count, values)) // others
+    return tuple(dims)
