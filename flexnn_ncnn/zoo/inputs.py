@@ -1,0 +1,106 @@
+"""What to feed a model of the zoo: a fixed sample, or somebody's picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.errors import InputError, MissingPackageError
+from flexnn_ncnn.zoo.entry import ImageSpec, InputSpec, ZooEntry
+from flexnn_ncnn.zoo.noise import noise, raw_stream
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["image_input", "preprocess", "sample_input"]
+
+_SAMPLE_SEED = 0x5A11
+# Any other model of three channels sees the picture as the ImageNet networks do.
+_IMAGENET = ImageSpec(
+    channels="RGB",
+    mean=(123.675, 116.28, 103.53),
+    scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
+    fit="resize",
+)
+_RESIZE_MARGIN = 8 / 7
+
+
+def sample_input(known: ZooEntry) -> dict[str, npt.NDArray[Any]]:
+    """An input for every blob, the same on every machine: ids, or a picture of noise as the model wants it.
+
+    Returns:
+        blob name -> float32 (channels, height, width) or int32 (ids,).
+    """
+    return {spec.blob: _sample(spec, stream, known.image) for stream, spec in enumerate(known.inputs)}
+
+
+def image_input(known: ZooEntry, image_path: Path | str) -> npt.NDArray[np.float32]:
+    """A picture as the model's input blob.
+
+    Args:
+        known: a model with one input of three channels.
+        image_path: any file Pillow reads.
+
+    Returns:
+        float32 (3, height, width), C-contiguous.
+
+    Raises:
+        InputError: the model takes no picture, or the file is none.
+        MissingPackageError: Pillow is not installed.
+    """
+    if len(known.inputs) != 1 or len(known.inputs[0].shape) != 3 or known.inputs[0].shape[0] != 3:
+        raise InputError(f"{known.name} takes no picture", hint="give it an array with --input")
+    spec = known.image or _IMAGENET
+    _, height, width = known.inputs[0].shape
+    return preprocess(_open_picture(Path(image_path), spec.fit, height, width), spec)
+
+
+def preprocess(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np.float32]:
+    """`(value - mean) * scale` of uint8 RGB (height, width, 3) as float32 (3, height, width)."""
+    ordered = pixels[:, :, ::-1] if spec.channels == "BGR" else pixels
+    planes = ordered.transpose(2, 0, 1).astype(np.float32)
+    mean = np.array(spec.mean, dtype=np.float32)[:, None, None]
+    scale = np.array(spec.scale, dtype=np.float32)[:, None, None]
+    return np.ascontiguousarray((planes - mean) * scale)
+
+
+def _sample(spec: InputSpec, stream: int, image: ImageSpec | None) -> npt.NDArray[Any]:
+    count = int(np.prod(spec.shape))
+    if spec.dtype == "int32":
+        draws = raw_stream(_SAMPLE_SEED, stream).random_raw(count)
+        return (draws % np.uint64(spec.ids_below)).astype(np.int32).reshape(spec.shape)
+    if image is not None:
+        channels, height, width = spec.shape
+        draws = raw_stream(_SAMPLE_SEED, stream).random_raw(count)
+        return preprocess((draws >> np.uint64(56)).astype(np.uint8).reshape(height, width, channels), image)
+    return noise(_SAMPLE_SEED, stream, count).astype(np.float32, copy=False).reshape(spec.shape)
+
+
+def _open_picture(path: Path, fit: str, height: int, width: int) -> npt.NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingPackageError(package="Pillow", extra="models", needed_for="reading a picture") from error
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is no picture that can be read: {error}", hint="give a PNG or JPEG file") from error
+    if fit == "resize":
+        picture = _scaled(picture, height, width)
+    if picture.height < height or picture.width < width:
+        raise InputError(f"{path} has {picture.width}x{picture.height} pixels, the model takes {width}x{height}")
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return np.asarray(picture.crop((left, top, left + width, top + height)), dtype=np.uint8)
+
+
+def _scaled(picture: Image, height: int, width: int) -> Image:
+    """The picture scaled so that the middle `height` x `width` is seven eighths of its shorter side."""
+    from PIL import Image
+
+    factor = max(height / picture.height, width / picture.width) * _RESIZE_MARGIN
+    size = (max(width, round(picture.width * factor)), max(height, round(picture.height * factor)))
+    return picture.resize(size, Image.Resampling.BILINEAR)
