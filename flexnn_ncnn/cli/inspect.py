@@ -1,0 +1,43 @@
+"""`flexnn inspect`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from flexnn_ncnn.cli.options import json_option, model_argument, resolve_model
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@model_argument
+@click.option(
+    "--top", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Largest layers to list."
+)
+@json_option
+def inspect(model: str, bin_path: Path | None, top: int, as_json: bool) -> None:
+    """Show a model's layers and weights, and what can be sliced.
+
+    The .bin need not be there: sizes are those of fp32 weights then. --json lists every layer.
+
+    \b
+    Examples:
+      flexnn inspect squeezenet
+      flexnn inspect my_model.param --bin weights/my_model.bin --top 20
+    """
+    from flexnn_ncnn.inspection import inspect_model
+    from flexnn_ncnn.reporters.json_report import write_json
+    from flexnn_ncnn.reporters.text import write_inspection
+    from param_tools.model_io import open_model
+
+    files = resolve_model(model, bin_path, weights=False)
+    shapes = {spec.blob: spec.shape for spec in files.entry.inputs} if files.entry else {}
+    with open_model(files.param_path, files.bin_path, missing_bin_ok=bin_path is None) as opened:
+        found = inspect_model(opened, shapes)
+    if as_json:
+        write_json(found, sys.stdout)
+    else:
+        write_inspection(found, sys.stdout, top=top)

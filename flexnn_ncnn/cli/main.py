@@ -1,0 +1,137 @@
+"""The `flexnn` command: the table of subcommands, and the one place that turns errors into exit statuses."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from flexnn_ncnn.cli.lazy import LazyGroup, Subcommand
+from flexnn_ncnn.reporters.escape import printable
+from param_tools.errors import FlexnnError
+
+__all__ = ["SUBCOMMANDS", "flexnn", "main"]
+
+SUBCOMMANDS = {
+    "inspect": Subcommand(
+        "flexnn_ncnn.cli.inspect:inspect", "Show a model's layers and weights, and what can be sliced."
+    ),
+}
+"""The subcommands in the order `flexnn --help` shows them."""
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def _print_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"flexnn-ncnn {_version_of('flexnn-ncnn')} (ncnn {_version_of('ncnn')})")
+        ctx.exit()
+
+
+def _version_of(distribution: str) -> str:
+    from importlib import metadata  # 40 ms that only this option needs
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@click.group(
+    cls=LazyGroup,
+    subcommands=SUBCOMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_versions, help="Show the versions."
+)
+def flexnn() -> None:
+    """Run NCNN models under a byte budget, on the stock ncnn package.
+
+    MODEL is a model of the zoo (see 'flexnn models list') or the path of a .param file, its .bin beside it. Sizes are
+    bytes or such as 100MB (10^6) and 64MiB (2^20).
+
+    \b
+    Exit status:
+      0  done
+      1  bad input, or a failure such as a full disk
+      2  usage
+      3  the budget cannot work
+      4  outputs differ, or the budget was exceeded
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        args: the arguments; those of the process when None.
+
+    Returns:
+        The exit status. Errors of ours, of click and of the system end as one sentence on stderr; anything else is a
+        bug and keeps its traceback.
+    """
+    _ready_streams()
+    try:
+        status = _run(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        status = _BROKEN_PIPE
+    except OSError as error:
+        status = _complain(_describe(error))
+    except FlexnnError as error:
+        status = _complain(str(error), error.exit_code)
+    except MemoryError:
+        status = _complain("out of memory")
+    except (KeyboardInterrupt, click.Abort):
+        status = _complain("interrupted", _INTERRUPTED)
+    _silence_unwritable_stdout()
+    return status
+
+
+def _run(args: list[str]) -> int:
+    # Not flexnn.main(): that one turns a closed pipe and Ctrl-C into statuses of its own.
+    try:
+        with flexnn.make_context("flexnn", args) as context:
+            flexnn.invoke(context)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        status = _complain(error.format_message(), error.exit_code)
+        if where is not None:
+            click.echo(f"Try '{where.command_path} --help' for help.", err=True)
+        return status
+    return 0
+
+
+def _complain(sentence: str, status: int = 1) -> int:
+    click.echo(f"flexnn: error: {printable(sentence)}", err=True)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, (str, bytes)) else reason
+
+
+def _ready_streams() -> None:
+    if sys.stdout is None:  # closed by the caller, as `flexnn ... >&-` does
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a file may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _silence_unwritable_stdout() -> None:
+    """Sends what is still in stdout's buffer nowhere when it cannot be written, or Python complains at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,145 @@
+"""Arguments and options that subcommands share, so that each means the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from flexnn_ncnn.cli.lazy import did_you_mean
+from flexnn_ncnn.errors import InputError, UsageError
+from flexnn_ncnn.paths import data_dir
+from flexnn_ncnn.units import SizeError, parse_size
+
+if TYPE_CHECKING:
+    from flexnn_ncnn.zoo.entry import ZooEntry
+
+__all__ = [
+    "SIZE",
+    "ModelFiles",
+    "budget_option",
+    "json_option",
+    "model_argument",
+    "quiet_option",
+    "resolve_model",
+    "threads_option",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """A size in bytes, as `units.parse_size` reads it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(value)
+        except SizeError as error:
+            self.fail(str(error), param, ctx)
+
+
+SIZE = _Size()
+"""The type of every option that is a size in bytes."""
+
+budget_option = click.option(
+    "--budget",
+    "budget_bytes",
+    type=SIZE,
+    required=True,
+    metavar="SIZE",
+    help="Bytes that inference may hold beyond the idle process, such as 100MB or 64MiB.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Threads to compute on."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+
+
+def model_argument(function: Function) -> Function:
+    """Adds the argument MODEL and the option --bin: parameters `model: str` and `bin_path: Path | None`."""
+    bin_option = click.option(
+        "--bin",
+        "bin_path",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="The .bin, when it does not lie beside the .param under the same name.",
+    )
+    return click.argument("model", metavar="MODEL")(bin_option(function))
+
+
+class ModelFiles(NamedTuple):
+    """The files of a model named on the command line.
+
+    Attributes:
+        param_path: the .param, which exists.
+        bin_path: the .bin, which may be missing when `resolve_model` was told so.
+        entry: what the zoo says about it, or None for a model given by path.
+    """
+
+    param_path: Path
+    bin_path: Path
+    entry: ZooEntry | None
+
+
+def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = True) -> ModelFiles:
+    """Finds the files of a zoo model or of the .param at a path.
+
+    Args:
+        model: the name of a zoo model, or a path; what has a folder or a .param suffix is never a name.
+        bin_path: the .bin, when it does not lie beside the .param.
+        weights: whether the command needs the .bin; without, a zoo model need not be built.
+
+    Raises:
+        UsageError: neither a name nor an existing path, or --bin beside a zoo name.
+        InputError: the path, or the .bin, does not exist or is no file; or the zoo model is not built.
+    """
+    from flexnn_ncnn import zoo
+
+    path = Path(model)
+    is_path = len(path.parts) != 1 or path.suffix in (".param", ".bin")
+    if not is_path and model in zoo.names():
+        if bin_path is not None:
+            raise UsageError(f"{model!r} is a model of the zoo, which has its own .bin", hint="leave --bin out")
+        return _files_in_zoo(model, weights)
+    if not is_path and not path.exists():
+        raise UsageError(
+            f"{model!r} is neither a model of the zoo nor a .param file{did_you_mean(model, zoo.names())}",
+            hint="'flexnn models list' shows the zoo",
+        )
+    return _files_at(path, bin_path, weights)
+
+
+def _files_at(param_path: Path, bin_path: Path | None, weights: bool) -> ModelFiles:
+    if param_path.suffix == ".bin":
+        raise UsageError(f"{param_path} holds weights", hint=f"name the graph: {param_path.with_suffix('.param')}")
+    _check_file(param_path, "give the path of a .param file")
+    if bin_path is not None:
+        _check_file(bin_path, "give --bin the path of the weights")
+    elif weights:
+        _check_file(param_path.with_suffix(".bin"), "put the weights beside the .param, or name them with --bin")
+    return ModelFiles(param_path, bin_path or param_path.with_suffix(".bin"), None)
+
+
+def _files_in_zoo(name: str, weights: bool) -> ModelFiles:
+    from flexnn_ncnn import zoo
+
+    param_path, bin_path = zoo.model_paths(name)
+    entry = zoo.entry(name)
+    if zoo.is_built(name):
+        return ModelFiles(param_path, bin_path, entry)
+    graph_path = data_dir() / entry.graph
+    if weights or not entry.graph:
+        raise InputError(f"the weights of {name} are not built yet", hint=f"run 'flexnn models build {name}'")
+    return ModelFiles(graph_path, bin_path, entry)
+
+
+def _check_file(path: Path, hint: str) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: no such file", hint=hint)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file", hint=hint)

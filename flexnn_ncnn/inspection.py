@@ -1,0 +1,221 @@
+"""What a model is made of: layers, weights, what is large and what can be sliced."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from param_tools.graph import Layer
+from param_tools.model_io import NcnnModel
+from param_tools.schema import LAYERS, array_specs, int_params
+from param_tools.weights import Encoding, WeightArray
+
+__all__ = ["BlobSummary", "EncodingSummary", "Inspection", "LayerSummary", "SliceAxis", "TypeSummary", "inspect_model"]
+
+_FP32_BYTES = 4
+_ENCODING_NAMES = {
+    Encoding.FP32_UNTAGGED: "fp32",
+    Encoding.FP32: "fp32",
+    Encoding.FP32_RAW: "fp32",
+    Encoding.FP16: "fp16",
+    Encoding.INT8: "int8",
+    Encoding.TABLE: "table",
+}
+
+
+@dataclass(frozen=True)
+class SliceAxis:
+    """A way to cut a layer into slices.
+
+    Attributes:
+        axis: what is divided, such as "output channels".
+        extent: its size, and so the most slices there can be.
+    """
+
+    axis: str
+    extent: int
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer.
+
+    Attributes:
+        index: its position in the .param, from 0.
+        name: its name, not unique.
+        type: ncnn's layer type.
+        parameters: number of weights, scales of int8 weights included.
+        weights_bytes: bytes of its weights in the .bin, tags and padding included; as fp32 where there is no .bin.
+        encodings: how they are stored, such as ("fp16", "fp32"); empty where there is no .bin or no weight.
+        slices: the ways it can be sliced; empty when it cannot.
+    """
+
+    index: int
+    name: str
+    type: str
+    parameters: int
+    weights_bytes: int
+    encodings: tuple[str, ...]
+    slices: tuple[SliceAxis, ...]
+
+
+@dataclass(frozen=True)
+class TypeSummary:
+    """All layers of one type.
+
+    Attributes:
+        type: ncnn's layer type.
+        known: whether ncnn registers it; the weights of a custom layer cannot be told.
+        layers: how many there are.
+        parameters: number of weights in them.
+        weights_bytes: bytes of their weights.
+    """
+
+    type: str
+    known: bool
+    layers: int
+    parameters: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class EncodingSummary:
+    """All weight arrays stored in one way.
+
+    Attributes:
+        encoding: "fp32", "fp16", "int8", or "table" for 256 values and an index an element.
+        arrays: how many there are.
+        weights_bytes: their bytes in the .bin, tags and padding included.
+    """
+
+    encoding: str
+    arrays: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class BlobSummary:
+    """A blob the caller feeds or fetches.
+
+    Attributes:
+        name: the blob's name.
+        shape: its extents as a numpy array, outermost first; None where the .param does not tell.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_model` found.
+
+    Attributes:
+        param_path: the .param.
+        bin_path: the .bin.
+        bin_found: whether there is a .bin; without one, sizes are those of fp32 weights.
+        parameters: number of weights in the model.
+        weights_bytes: bytes of all weights.
+        inputs: the blobs to feed.
+        outputs: the blobs nobody reads.
+        types: per layer type, the most bytes first.
+        encodings: per encoding, the most bytes first; empty where there is no .bin.
+        layers: every layer in file order.
+    """
+
+    param_path: Path
+    bin_path: Path
+    bin_found: bool
+    parameters: int
+    weights_bytes: int
+    inputs: tuple[BlobSummary, ...]
+    outputs: tuple[BlobSummary, ...]
+    types: tuple[TypeSummary, ...]
+    encodings: tuple[EncodingSummary, ...]
+    layers: tuple[LayerSummary, ...]
+
+    @property
+    def weighted(self) -> tuple[LayerSummary, ...]:
+        """The layers that have weights, in file order."""
+        return tuple(layer for layer in self.layers if layer.parameters)
+
+    def largest(self, count: int) -> tuple[LayerSummary, ...]:
+        """The `count` layers with the most bytes of weights, largest first."""
+        return tuple(sorted(self.weighted, key=lambda layer: (-layer.weights_bytes, layer.index))[:count])
+
+
+def inspect_model(opened: NcnnModel, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Inspection:
+    """Looks a model over; no weight is read.
+
+    Args:
+        opened: an open model, its .bin missing or not.
+        input_shapes: shapes of input blobs that the .param does not tell, as numpy arrays have them.
+    """
+    model, arrays = opened.model, opened.weights.arrays
+    bin_found = opened.bin_path.exists()
+    layers = tuple(
+        _summarise(index, layer, arrays[index] if bin_found else None) for index, layer in enumerate(model.layers)
+    )
+    shapes = dict(input_shapes or {})
+    return Inspection(
+        param_path=opened.param_path,
+        bin_path=opened.bin_path,
+        bin_found=bin_found,
+        parameters=sum(layer.parameters for layer in layers),
+        weights_bytes=sum(layer.weights_bytes for layer in layers),
+        inputs=tuple(BlobSummary(name, shapes.get(name)) for name in model.input_blobs),
+        outputs=tuple(BlobSummary(name, shapes.get(name)) for name in model.output_blobs),
+        types=_by_type(layers),
+        encodings=_by_encoding(array for of_layer in arrays for array in of_layer),
+        layers=layers,
+    )
+
+
+def slice_axes(layer: Layer) -> tuple[SliceAxis, ...]:
+    """The ways `layer` can be sliced exactly."""
+    axis = {"Convolution": "output channels", "InnerProduct": "outputs"}.get(layer.type)
+    extent = int_params(layer)["num_output"] if axis else 0
+    return (SliceAxis(axis, extent),) if axis and extent > 1 else ()
+
+
+def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None) -> LayerSummary:
+    """One layer; from what its parameters call for when it has no `arrays` in a .bin."""
+    encodings: tuple[str, ...] = ()
+    if arrays is None:
+        parameters = sum(spec.count for spec in array_specs(layer)) if layer.type in LAYERS else 0
+        weights_bytes = parameters * _FP32_BYTES
+    else:
+        parameters = sum(array.count for array in arrays)
+        weights_bytes = sum(array.end_bytes - array.begin_bytes for array in arrays)
+        encodings = tuple(dict.fromkeys(_ENCODING_NAMES[array.encoding] for array in arrays))
+    return LayerSummary(index, layer.name, layer.type, parameters, weights_bytes, encodings, slice_axes(layer))
+
+
+def _by_type(layers: Iterable[LayerSummary]) -> tuple[TypeSummary, ...]:
+    groups: dict[str, list[LayerSummary]] = defaultdict(list)
+    for layer in layers:
+        groups[layer.type].append(layer)
+    found = [
+        TypeSummary(
+            kind,
+            kind in LAYERS,
+            len(group),
+            sum(one.parameters for one in group),
+            sum(one.weights_bytes for one in group),
+        )
+        for kind, group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.weights_bytes, -one.layers, one.type)))
+
+
+def _by_encoding(arrays: Iterable[WeightArray]) -> tuple[EncodingSummary, ...]:
+    groups: dict[str, list[WeightArray]] = defaultdict(list)
+    for array in arrays:
+        groups[_ENCODING_NAMES[array.encoding]].append(array)
+    found = [
+        EncodingSummary(name, len(group), sum(one.end_bytes - one.begin_bytes for one in group))
+        for name, group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.weights_bytes, one.encoding)))

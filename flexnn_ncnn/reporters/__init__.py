@@ -1,0 +1,1 @@
+"""Records turned into text or JSON; nothing here reads a model."""

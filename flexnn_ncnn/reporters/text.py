@@ -1,0 +1,66 @@
+"""Records as text for people."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from flexnn_ncnn.inspection import BlobSummary, Inspection, LayerSummary
+from flexnn_ncnn.reporters.escape import printable
+from flexnn_ncnn.reporters.tables import write_table
+from flexnn_ncnn.units import format_bytes
+
+__all__ = ["write_inspection"]
+
+
+def write_inspection(found: Inspection, stream: TextIO, *, top: int) -> None:
+    """Writes a summary, the layer types and the `top` largest layers."""
+    for label, text in _summary(found):
+        stream.write(f"{label:<12}{printable(text)}\n")
+    stream.write("\n")
+    write_table(
+        ("type", "layers", "parameters", "weights"),
+        [(one.type, str(one.layers), f"{one.parameters:,}", format_bytes(one.weights_bytes)) for one in found.types],
+        stream,
+        right=("layers", "parameters", "weights"),
+    )
+    largest = found.largest(top)
+    if largest:
+        stream.write(f"\nLargest {len(largest)} of {len(found.weighted)} layers with weights:\n")
+        write_table(
+            ("layer", "name", "type", "parameters", "weights", "stored as", "can be sliced by"),
+            [_layer_row(layer) for layer in largest],
+            stream,
+            right=("layer", "parameters", "weights"),
+        )
+
+
+def _summary(found: Inspection) -> list[tuple[str, str]]:
+    sliceable = sum(bool(layer.slices) for layer in found.weighted)
+    stored = ", ".join(f"{one.encoding} {format_bytes(one.weights_bytes)}" for one in found.encodings)
+    weights = stored if found.bin_found else f"no {found.bin_path}; {format_bytes(found.weights_bytes)} as fp32"
+    custom = [one.type for one in found.types if not one.known]
+    return [
+        ("model", str(found.param_path)),
+        ("layers", f"{len(found.layers)}, {len(found.weighted)} with weights, {sliceable} of these can be sliced"),
+        ("parameters", f"{found.parameters:,}"),
+        ("weights", weights or "none"),
+        ("inputs", _blobs(found.inputs)),
+        ("outputs", _blobs(found.outputs)),
+        *([("custom", f"layer types that ncnn does not have: {', '.join(custom)}")] if custom else []),
+    ]
+
+
+def _blobs(blobs: tuple[BlobSummary, ...]) -> str:
+    return ", ".join(f"{one.name} {'x'.join(map(str, one.shape)) if one.shape else '(shape unknown)'}" for one in blobs)
+
+
+def _layer_row(layer: LayerSummary) -> tuple[str, ...]:
+    return (
+        str(layer.index),
+        layer.name,
+        layer.type,
+        f"{layer.parameters:,}",
+        format_bytes(layer.weights_bytes),
+        "+".join(layer.encodings) or "-",
+        ", ".join(f"{one.axis} ({one.extent})" for one in layer.slices) or "-",
+    )
