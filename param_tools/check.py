@@ -7,7 +7,9 @@ from os import PathLike
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "check_names"]
+
+_MAX_NAME_BYTES = 255
 
 
 def check_model(model: Model, *, path: str | PathLike[str] | None = None) -> None:
@@ -42,3 +44,15 @@ def _why_missing(model: Model, layer: Layer, blob: str) -> str:
         return f"the blobs {' -> '.join(map(repr, cycle))} form a cycle"
     producer = model.layers[model.producers[blob]]
     return f"layer {layer.name!r} reads blob {blob!r} before layer {producer.name!r} produces it"
+
+
+def check_names(layer: Layer) -> None:
+    """Proves that a .param can hold `layer`'s names.
+
+    Raises:
+        ModelFormatError: a name that is empty, too long, or contains white space or a NUL.
+    """
+    for name in (layer.type, layer.name, *layer.inputs, *layer.outputs):
+        raw = name.encode("utf-8", "surrogateescape")
+        if raw.split() != [raw] or len(raw) > _MAX_NAME_BYTES or b"\0" in raw:
+            raise ModelFormatError(f"layer {layer.name!r}: a .param cannot hold the name {name!r}")

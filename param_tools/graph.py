@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heappop, heappush
 from types import MappingProxyType
-from typing import Union
 
 from param_tools.errors import ModelFormatError
 
 __all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar"]
 
-Scalar = Union[int, float, str]
+Scalar = int | float | str
 _NO_PARAMS: Mapping[int, ParamValue] = MappingProxyType({})
 
 
@@ -71,13 +70,13 @@ class Layer:
         return float(self._scalar(param_id, default))
 
     def array_param(self, param_id: int, default: tuple[int | float, ...] = ()) -> tuple[int | float, ...]:
-        """The array parameter `param_id`, or `default`; a scalar counts as an array of one."""
+        """The array parameter `param_id`, or `default`."""
         found = self.params.get(param_id)
         if found is None:
             return default
-        if isinstance(found.value, tuple):
-            return found.value
-        return (self._scalar(param_id, 0),)
+        if not isinstance(found.value, tuple):  # ncnn would silently take an empty array
+            raise self._misread(param_id, "an array", found.value, hint=f"write {param_id}={found.value},")
+        return found.value
 
     def with_params(self, changes: Mapping[int, Scalar | tuple[int | float, ...] | None]) -> Layer:
         """This layer with parameters replaced, or removed where the new value is None."""
@@ -94,10 +93,12 @@ class Layer:
         if found is None:
             return default
         if isinstance(found.value, (str, tuple)):
-            raise ModelFormatError(
-                f"layer {self.name!r} ({self.type}): parameter {param_id} should be a number, not {found.value!r}"
-            )
+            raise self._misread(param_id, "a number", found.value)
         return found.value
+
+    def _misread(self, param_id: int, wanted: str, value: object, *, hint: str = "") -> ModelFormatError:
+        text = f"layer {self.name!r} ({self.type}): parameter {param_id} should be {wanted}, not {value!r}"
+        return ModelFormatError(text, line=self.line or None, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

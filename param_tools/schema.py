@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from types import CodeType, MappingProxyType
 from typing import Any
 
 from param_tools.errors import ModelFormatError, UnsupportedLayerError
 from param_tools.graph import Layer, Scalar
-from param_tools.schema_table import TABLE
+from param_tools.schema_weighted import WEIGHTED
+from param_tools.schema_weightless import WEIGHTLESS
 
 __all__ = [
     "COMMON_PARAMS",
@@ -131,12 +132,14 @@ def _parse_params(text: str) -> tuple[ParamSchema, ...]:
     return tuple(found)
 
 
+def _parse_arrays(rows: tuple[tuple[str, ...], ...]) -> tuple[ArraySchema, ...]:
+    return tuple(ArraySchema(*row) for row in rows)
+
+
 COMMON_PARAMS = _parse_params("30 top_shape_hints=[], 31 feature_mask")
 LAYERS: Mapping[str, LayerSchema] = MappingProxyType(
-    {
-        name: LayerSchema(name, _parse_params(params), tuple(ArraySchema(*a) for a in arrays))
-        for name, params, arrays in TABLE
-    }
+    {name: LayerSchema(name, _parse_params(params), _parse_arrays(rows)) for name, (params, rows) in WEIGHTED.items()}
+    | {name: LayerSchema(name, _parse_params(params)) for name, params in WEIGHTLESS.items()}
 )
 
 
@@ -148,7 +151,7 @@ def describe(layer: Layer) -> LayerSchema:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(expression: str) -> CodeType:
     return compile(expression.strip(), f"<schema: {expression}>", "eval")
 

@@ -62,7 +62,7 @@ class Encoding(enum.Enum):
 
 
 _BY_TAG = {encoding.value: encoding for encoding in Encoding if encoding.value is not None}
-_DTYPES = {
+_DTYPES: dict[Encoding, np.dtype[Any]] = {
     Encoding.FP32_UNTAGGED: np.dtype("<f4"),
     Encoding.FP32: np.dtype("<f4"),
     Encoding.FP32_RAW: np.dtype("<f4"),
@@ -247,7 +247,8 @@ class WeightFile:
         """
         stored = self.view(array)
         if array.encoding is Encoding.TABLE:
-            return self.table(array)[stored]
+            values: npt.NDArray[np.float32] = self.table(array)[stored]
+            return values
         return stored.astype(np.float32, copy=False)
 
     def stored(self, array: WeightArray) -> StoredArray:
@@ -323,7 +324,7 @@ class WeightWriter:
                 raise ValueError(f"a TABLE array needs its {TABLE_ENTRIES} values")
             self._file.write(np.ascontiguousarray(array.table, "<f4").tobytes())
         for chunk in _chunks(array.values, array.encoding.dtype):
-            self._file.write(memoryview(chunk).cast("B"))
+            self._file.write(chunk.data)
             size_bytes += chunk.nbytes
             if self._after_chunk is not None:
                 self._after_chunk()
