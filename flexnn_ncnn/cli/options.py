@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -73,11 +74,11 @@ def model_argument(function: Function) -> Function:
 
 
 class ModelFiles(NamedTuple):
-    """The files of a model named on the command line.
+    """The files of a model named on the command line; whoever opens them finds out whether they are there.
 
     Attributes:
-        param_path: the .param, which exists.
-        bin_path: the .bin, which may be missing when `resolve_model` was told so.
+        param_path: the .param.
+        bin_path: the .bin.
         entry: what the zoo says about it, or None for a model given by path.
     """
 
@@ -95,13 +96,14 @@ def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = T
         weights: whether the command needs the .bin; without, a zoo model need not be built.
 
     Raises:
-        UsageError: neither a name nor an existing path, or --bin beside a zoo name.
-        InputError: the path, or the .bin, does not exist or is no file; or the zoo model is not built.
+        UsageError: neither a name nor a path, a path of weights, or --bin beside a zoo name.
+        InputError: the zoo model is not built.
     """
     from flexnn_ncnn import zoo
 
     path = Path(model)
-    is_path = len(path.parts) != 1 or path.suffix in (".param", ".bin")
+    # Not path.parts, which has lost the "./" that tells a file from a name.
+    is_path = os.path.dirname(model) != "" or path.suffix in (".param", ".bin")
     if not is_path and model in zoo.names():
         if bin_path is not None:
             raise UsageError(f"{model!r} is a model of the zoo, which has its own .bin", hint="leave --bin out")
@@ -111,35 +113,24 @@ def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = T
             f"{model!r} is neither a model of the zoo nor a .param file{did_you_mean(model, zoo.names())}",
             hint="'flexnn models list' shows the zoo",
         )
-    return _files_at(path, bin_path, weights)
+    return _files_at(path, bin_path)
 
 
-def _files_at(param_path: Path, bin_path: Path | None, weights: bool) -> ModelFiles:
-    if param_path.suffix == ".bin":
-        raise UsageError(f"{param_path} holds weights", hint=f"name the graph: {param_path.with_suffix('.param')}")
-    _check_file(param_path, "give the path of a .param file")
-    if bin_path is not None:
-        _check_file(bin_path, "give --bin the path of the weights")
-    elif weights:
-        _check_file(param_path.with_suffix(".bin"), "put the weights beside the .param, or name them with --bin")
-    return ModelFiles(param_path, bin_path or param_path.with_suffix(".bin"), None)
+def _files_at(param_path: Path, bin_path: Path | None) -> ModelFiles:
+    from param_tools.model_io import default_bin_path
+
+    if param_path.suffix == ".bin" and not param_path.name.endswith(".param.bin"):
+        raise UsageError(f"{param_path} holds weights", hint=f"name the graph, {param_path.with_suffix('.param')}")
+    return ModelFiles(param_path, bin_path or default_bin_path(param_path), None)
 
 
 def _files_in_zoo(name: str, weights: bool) -> ModelFiles:
     from flexnn_ncnn import zoo
 
-    param_path, bin_path = zoo.model_paths(name)
     entry = zoo.entry(name)
+    param_path, bin_path = zoo.model_paths(name)
     if zoo.is_built(name):
         return ModelFiles(param_path, bin_path, entry)
-    graph_path = data_dir() / entry.graph
     if weights or not entry.graph:
-        raise InputError(f"the weights of {name} are not built yet", hint=f"run 'flexnn models build {name}'")
-    return ModelFiles(graph_path, bin_path, entry)
-
-
-def _check_file(path: Path, hint: str) -> None:
-    if not path.exists():
-        raise InputError(f"{path}: no such file", hint=hint)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file", hint=hint)
+        raise InputError(f"the model {name} is not built yet", hint=f"run 'flexnn models build {name}'")
+    return ModelFiles(data_dir() / entry.graph, bin_path, entry)
