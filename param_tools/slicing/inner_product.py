@@ -1,0 +1,28 @@
+"""InnerProduct by outputs: every output is a dot product of its own."""
+
+from __future__ import annotations
+
+from param_tools.graph import Layer
+from param_tools.schema import array_specs, int_params, with_named_params
+from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
+
+__all__ = ["axes", "take"]
+
+_PER_OUTPUT = {"weight": 0, "bias": 0, "weight_scales": 0}
+
+
+def axes(layer: Layer) -> tuple[Axis, ...]:
+    """`outputs`; exact when their number lets ncnn interleave them, as it then does in the slices too."""
+    outputs = int_params(layer)["num_output"]
+    if outputs <= 1:
+        return ()
+    return (Axis("outputs", outputs, LANES, exact=outputs % 4 == 0, blob_axis="w"),)
+
+
+def take(layer: Layer, axis: str, begin: int, end: int) -> LayerSlice:
+    """The layer of outputs [begin, end)."""
+    find_axis(layer, axes(layer), axis, begin, end)
+    specs = array_specs(layer)
+    size = specs[0].dims[1] * (end - begin)
+    part = with_named_params(layer, num_output=end - begin, weight_data_size=size)
+    return LayerSlice(part, take_arrays(specs, _PER_OUTPUT, begin, end), axis, begin, end)
