@@ -129,12 +129,16 @@ class Calibration:
         # A layer with several weights (attention) is scaled by its last, the output projection.
         scalable = [recipe for recipe in recipes if is_weight(recipe)]
         target = BRANCH_RMS if ends_branch(self.model, index) else 1.0
-        for _ in range(_MAX_ROUNDS):
-            outputs = self._forward(layer, recipes)
-            step = round(math.log2(target / rms(outputs[0]))) if scalable else 0
-            if step == 0:
+        outputs = self._forward(layer, recipes)
+        for _ in range(_MAX_ROUNDS if scalable else 0):
+            stream, octaves = scalable[-1].stream, math.log2(target / rms(outputs[0]))
+            self.exponents[stream] += round(octaves)
+            tried = self._forward(layer, recipes) if round(octaves) else outputs
+            # A bias can make each of two neighbours look better than the other.
+            if abs(math.log2(target / rms(tried[0]))) >= abs(octaves):
+                self.exponents[stream] -= round(octaves)
                 break
-            self.exponents[scalable[-1].stream] += step
+            outputs = tried
         self.blobs.update(zip(layer.outputs, outputs, strict=True))
         if not any(recipe.fill == "causal_mask" for recipe in recipes) and layer.type != "Split":
             self.smallest_rms = min(self.smallest_rms, rms(outputs[0]))
