@@ -9,10 +9,12 @@ from pathlib import Path
 
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
-from param_tools.schema import LAYERS, array_specs, int_params
+from param_tools.schema import LAYERS, array_specs
+from param_tools.slicing.registry import axes
+from param_tools.slicing.rule import Axis
 from param_tools.weights import Encoding, WeightArray
 
-__all__ = ["BlobSummary", "EncodingSummary", "Inspection", "LayerSummary", "SliceAxis", "TypeSummary", "inspect_model"]
+__all__ = ["BlobSummary", "EncodingSummary", "Inspection", "LayerSummary", "TypeSummary", "inspect_model"]
 
 _FP32_BYTES = 4
 _ENCODING_NAMES = {
@@ -26,19 +28,6 @@ _ENCODING_NAMES = {
 
 
 @dataclass(frozen=True)
-class SliceAxis:
-    """A way to cut a layer into slices.
-
-    Attributes:
-        axis: what is divided, such as "output channels".
-        extent: its size, and so the most slices there can be.
-    """
-
-    axis: str
-    extent: int
-
-
-@dataclass(frozen=True)
 class LayerSummary:
     """One layer.
 
@@ -49,7 +38,7 @@ class LayerSummary:
         parameters: number of weights, scales of int8 weights included.
         weights_bytes: bytes of its weights in the .bin, tags and padding included; as fp32 where there is no .bin.
         encodings: how they are stored, such as ("fp16", "fp32"); empty where there is no .bin or no weight.
-        slices: the ways it can be sliced; empty when it cannot.
+        slices: the ways it can be sliced, the best first; empty when it cannot.
     """
 
     index: int
@@ -58,7 +47,7 @@ class LayerSummary:
     parameters: int
     weights_bytes: int
     encodings: tuple[str, ...]
-    slices: tuple[SliceAxis, ...]
+    slices: tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -173,13 +162,6 @@ def inspect_model(opened: NcnnModel, input_shapes: Mapping[str, tuple[int, ...]]
     )
 
 
-def slice_axes(layer: Layer) -> tuple[SliceAxis, ...]:
-    """The ways `layer` can be sliced exactly."""
-    axis = {"Convolution": "output channels", "InnerProduct": "outputs"}.get(layer.type)
-    extent = int_params(layer)["num_output"] if axis else 0
-    return (SliceAxis(axis, extent),) if axis and extent > 1 else ()
-
-
 def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None) -> LayerSummary:
     """One layer; from what its parameters call for when it has no `arrays` in a .bin."""
     encodings: tuple[str, ...] = ()
@@ -190,7 +172,7 @@ def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None)
         parameters = sum(array.count for array in arrays)
         weights_bytes = sum(array.end_bytes - array.begin_bytes for array in arrays)
         encodings = tuple(dict.fromkeys(_ENCODING_NAMES[array.encoding] for array in arrays))
-    return LayerSummary(index, layer.name, layer.type, parameters, weights_bytes, encodings, slice_axes(layer))
+    return LayerSummary(index, layer.name, layer.type, parameters, weights_bytes, encodings, axes(layer))
 
 
 def _by_type(layers: Iterable[LayerSummary]) -> tuple[TypeSummary, ...]:

@@ -62,5 +62,5 @@ def _layer_row(layer: LayerSummary) -> tuple[str, ...]:
         f"{layer.parameters:,}",
         format_bytes(layer.weights_bytes),
         "+".join(layer.encodings) or "-",
-        ", ".join(f"{one.axis} ({one.extent})" for one in layer.slices) or "-",
+        ", ".join(f"{one.name} ({one.units})" for one in layer.slices) or "-",
     )
