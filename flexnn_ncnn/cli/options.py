@@ -113,6 +113,8 @@ def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = T
             f"{model!r} is neither a model of the zoo nor a .param file{did_you_mean(model, zoo.names())}",
             hint="'flexnn models list' shows the zoo",
         )
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a folder", hint="name a .param file in it, or a model of the zoo")
     return _files_at(path, bin_path)
 
 

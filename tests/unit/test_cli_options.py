@@ -97,6 +97,8 @@ def test_a_zoo_model_whose_graph_comes_with_its_weights_must_be_built(empty_cach
     [
         ("sqeezenet", None, "did you mean 'squeezenet'.*'flexnn models list'"),
         ("qqq", None, "neither a model of the zoo nor a .param file; 'flexnn"),
+        (".", None, "'.' is a folder; name a .param file"),
+        ("", None, "'.' is a folder"),
         ("m.bin", None, "m.bin holds weights; name the graph, m.param"),
         ("squeezenet", Path("w.bin"), "leave --bin out"),
     ],
