@@ -15,8 +15,8 @@ from param_tools.check import check_model
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Model
 from param_tools.param_text import format_param, parse_param
-from param_tools.schema import LAYERS, array_specs
-from param_tools.weights import StoredArray, WeightFile, WeightWriter
+from param_tools.schema import LAYERS, ArraySpec, array_specs
+from param_tools.weights import Encoding, StoredArray, WeightFile, WeightWriter
 
 __all__ = ["NcnnModel", "atomic_write", "default_bin_path", "open_model", "read_param", "write_model", "write_param"]
 
@@ -139,7 +139,7 @@ def write_model(
         given = iter(arrays)
         for layer, spec in wanted:
             array = next(given, None)
-            if array is None or array.values.size != spec.count or bool(array.encoding.tag_bytes) != spec.tagged:
+            if array is None or array.values.size != spec.count or not _fits(array.encoding, spec):
                 raise ValueError(
                     f"layer {layer.name!r} needs {spec}, given {array and (array.values.shape, array.encoding)}"
                 )
@@ -147,6 +147,12 @@ def write_model(
         if next(given, None) is not None:
             raise ValueError("more arrays than the model's layers call for")
         param_file.write(format_param(model).encode("utf-8", "surrogateescape"))
+
+
+def _fits(encoding: Encoding, spec: ArraySpec) -> bool:
+    if spec.tagged:
+        return encoding.tag is not None
+    return encoding is (Encoding.INT8_UNTAGGED if spec.packed else Encoding.FP32_UNTAGGED)
 
 
 def write_param(model: Model, path: str | PathLike[str]) -> None:

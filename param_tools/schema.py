@@ -40,6 +40,7 @@ __all__ = [
     "with_named_params",
 ]
 
+_PACKED_LOADS = (3, 4, 6, 8)
 _MAX_COUNT = 2**31 - 1  # ncnn counts the elements of a tensor in an int
 
 
@@ -67,14 +68,14 @@ class ArraySchema:
     Attributes:
         name: "weight", "bias", "weight_scales", ...
         shape: comma-separated dimensions, outermost first; "?" is what remains of `count`.
-        tagged: true when the .bin has a 4-byte tag before it (ncnn's load type 0).
+        load: ncnn's load type: 0 a 4-byte tag says how it is stored, 1 plain float32, 3, 4, 6 and 8 bytes.
         when: the array exists only where this holds; "" is always.
         count: number of elements where the layer states it itself; "" is the product of `shape`.
     """
 
     name: str
     shape: str
-    tagged: str = "False"
+    load: str = "1"
     when: str = ""
     count: str = ""
 
@@ -102,12 +103,14 @@ class ArraySpec:
     Attributes:
         name: "weight", "bias", "weight_scales", ...
         dims: its shape, outermost first, C order.
-        tagged: whether a 4-byte tag precedes it (ncnn's load type 0).
+        tagged: whether a 4-byte tag that says how it is stored precedes it (ncnn's load type 0).
+        packed: whether it is untagged bytes (load types 3, 4, 6, 8); neither is plain float32 (1).
     """
 
     name: str
     dims: tuple[int, ...]
     tagged: bool
+    packed: bool = False
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         """The shape for `layer`, the layer this spec was made for."""
@@ -223,7 +226,12 @@ def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArrayS
         dims = _dimensions(array, values)
     except ZeroDivisionError:
         dims = (0,)
-    spec = ArraySpec(array.name, dims, bool(_evaluate(array.tagged, values)))
+    load = _evaluate(array.load, values)
+    if load not in (0, 1, *_PACKED_LOADS):
+        raise ModelFormatError(
+            f"layer {layer.name!r} ({layer.type}): ncnn has no load type {load}", line=layer.line or None
+        )
+    spec = ArraySpec(array.name, dims, load == 0, load in _PACKED_LOADS)
     stated = _evaluate(array.count, values) if array.count else spec.count
     if min(dims) <= 0 or spec.count > _MAX_COUNT or spec.count != stated:
         shown = array.shape.replace("?", "inputs")

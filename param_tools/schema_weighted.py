@@ -1,6 +1,6 @@
 """The layer types of `param_tools.schema` that keep weights in the .bin: parameters and ordered arrays.
 
-An array row is (name, shape, tagged, when, count): see `schema.ArraySchema`. Source: the `load_param` and
+An array row is (name, shape, load type, when, count): see `schema.ArraySchema`. Source: the `load_param` and
 `load_model` of each layer; `tests/integration/test_format_schema.py` proves every row on the installed wheel.
 """
 
@@ -39,8 +39,8 @@ def _conv(kernel: str, dynamic: bool = True, scales: tuple[ArrayRow, ...] = ()) 
     static = "not dynamic_weight" if dynamic else ""
     bias_when = "bias_term and not dynamic_weight" if dynamic else "bias_term"
     return (
-        ("weight", f"num_output, ?, {kernel}", "True", static, "weight_data_size"),
-        ("bias", "num_output", "False", bias_when),
+        ("weight", f"num_output, ?, {kernel}", "0", static, "weight_data_size"),
+        ("bias", "num_output", "1", bias_when),
         *scales,
     )
 
@@ -48,32 +48,32 @@ def _conv(kernel: str, dynamic: bool = True, scales: tuple[ArrayRow, ...] = ()) 
 _1D, _2D, _3D = "kernel_w", "kernel_h, kernel_w", "kernel_d, kernel_h, kernel_w"
 _STATIC_INT8 = "int8_scale_term and not dynamic_weight"
 _CONV_SCALES = (
-    ("weight_scales", "num_output", "False", _STATIC_INT8),
-    ("bottom_scale", "1", "False", _STATIC_INT8),
-    ("top_scale", "1", "False", "int8_scale_term > 100 and not dynamic_weight"),
+    ("weight_scales", "num_output", "1", _STATIC_INT8),
+    ("bottom_scale", "1", "1", _STATIC_INT8),
+    ("top_scale", "1", "1", "int8_scale_term > 100 and not dynamic_weight"),
 )
 _DEPTHWISE_SCALES = (
-    ("weight_scales", "group", "False", "int8_scale_term in (1, 101) and not dynamic_weight"),
-    ("weight_scales", "1", "False", "int8_scale_term in (2, 102) and not dynamic_weight"),
-    ("bottom_scale", "1", "False", "int8_scale_term in (1, 2, 101, 102) and not dynamic_weight"),
-    ("top_scale", "1", "False", "int8_scale_term > 100 and not dynamic_weight"),
+    ("weight_scales", "group", "1", "int8_scale_term in (1, 101) and not dynamic_weight"),
+    ("weight_scales", "1", "1", "int8_scale_term in (2, 102) and not dynamic_weight"),
+    ("bottom_scale", "1", "1", "int8_scale_term in (1, 2, 101, 102) and not dynamic_weight"),
+    ("top_scale", "1", "1", "int8_scale_term > 100 and not dynamic_weight"),
 )
 
 
 def _affine(size: str, *names: str) -> tuple[ArrayRow, ...]:
-    return tuple((name, size, "False", "affine") for name in names)
+    return tuple((name, size, "1", "affine") for name in names)
 
 
 def _recurrent(gates: int, bias_rows: int, hidden: str, projection: tuple[ArrayRow, ...] = ()) -> tuple[ArrayRow, ...]:
     directions = "2 if direction == 2 else 1"
     rows = f"{gates} * {hidden}" if gates > 1 else hidden
     return (
-        ("weight_xc", f"{directions}, {rows}, ?", "True", "", "weight_data_size"),
-        ("bias_c", f"{directions}, {bias_rows}, {hidden}", "True"),
-        ("weight_hc", f"{directions}, {rows}, num_output", "True"),
+        ("weight_xc", f"{directions}, {rows}, ?", "0", "", "weight_data_size"),
+        ("bias_c", f"{directions}, {bias_rows}, {hidden}", "0"),
+        ("weight_hc", f"{directions}, {rows}, num_output", "0"),
         *projection,
-        ("weight_xc_scales", f"{directions}, {rows}", "False", "int8_scale_term"),
-        ("weight_hc_scales", f"{directions}, {rows}", "False", "int8_scale_term"),
+        ("weight_xc_scales", f"{directions}, {rows}", "1", "int8_scale_term"),
+        ("weight_hc_scales", f"{directions}, {rows}", "1", "int8_scale_term"),
     )
 
 
@@ -91,22 +91,22 @@ def _blocks(inputs: str) -> str:
 
 
 _GEMM = (
-    ("a", "constantK if transA else constantM, constantM if transA else constantK", "True", "constantA == 1"),
-    ("b", f"constantN, {_packed('constantK')}", "True", f"constantB == 1 and {_BLOCKED}"),
+    ("a", "constantK if transA else constantM, constantM if transA else constantK", "0", "constantA == 1"),
+    ("b", f"constantN, {_packed('constantK')}", "quantize_term // 100", f"constantB == 1 and {_BLOCKED}"),
     (
         "b",
         "constantN if transB else constantK, constantK if transB else constantN",
-        "True",
+        "0",
         f"constantB == 1 and not {_BLOCKED}",
     ),
     *(
-        ("c", shape, "True", f"constantC == 1 and constant_broadcast_type_C == {kind}")
+        ("c", shape, "0", f"constantC == 1 and constant_broadcast_type_C == {kind}")
         for kind, shape in enumerate(("1", "constantM", "constantM, 1", "constantM, constantN", "1, constantN"))
     ),
-    ("b_block_scales", f"constantN, {_blocks('constantK')}", "False", _BLOCKED),
-    ("b_input_scales", "constantK", "False", f"{_BLOCKED} and quantize_term % 100 // 10 == 1"),
-    ("a_scales", "constantM", "False", f"constantA == 1 and {_INT8_TERM}"),
-    ("b_scale", "1", "False", f"constantB == 1 and {_INT8_TERM}"),
+    ("b_block_scales", f"constantN, {_blocks('constantK')}", "1", _BLOCKED),
+    ("b_input_scales", "constantK", "1", f"{_BLOCKED} and quantize_term % 100 // 10 == 1"),
+    ("a_scales", "constantM", "1", f"constantA == 1 and {_INT8_TERM}"),
+    ("b_scale", "1", "1", f"constantB == 1 and {_INT8_TERM}"),
 )
 
 
@@ -118,23 +118,23 @@ def _attention() -> Iterator[ArrayRow]:
         ("out", "weight_data_size // embed_dim", "embed_dim"),
     )
     for side, rows, inputs in sides:
-        yield f"{side}_weight", f"{rows}, {inputs}", "True", f"not {_BLOCKED}"
-        yield f"{side}_weight", f"{rows}, {_packed(f'({inputs})')}", "True", _BLOCKED
-        yield f"{side}_bias", rows, "False"
+        yield f"{side}_weight", f"{rows}, {inputs}", "0", f"not {_BLOCKED}"
+        yield f"{side}_weight", f"{rows}, {_packed(f'({inputs})')}", "quantize_term // 100", _BLOCKED
+        yield f"{side}_bias", rows, "1"
     for side, rows, inputs in sides:
-        yield f"{side}_block_scales", f"{rows}, {_blocks(f'({inputs})')}", "False", _BLOCKED
+        yield f"{side}_block_scales", f"{rows}, {_blocks(f'({inputs})')}", "1", _BLOCKED
     for side, _, inputs in sides:
-        yield f"{side}_input_scales", inputs, "False", f"{_BLOCKED} and quantize_term % 100 // 10 == 1"
+        yield f"{side}_input_scales", inputs, "1", f"{_BLOCKED} and quantize_term % 100 // 10 == 1"
     for side in "qkv":
-        yield f"{side}_scales", "embed_dim", "False", _INT8_TERM
-    yield "out_scale", "1", "False", _INT8_TERM
+        yield f"{side}_scales", "embed_dim", "1", _INT8_TERM
+    yield "out_scale", "1", "1", _INT8_TERM
 
 
 _MEMORY = (
-    ("data", "c, d, h, w", "load_type == 0", "d != 0"),
-    ("data", "c, h, w", "load_type == 0", "d == 0 and c != 0"),
-    ("data", "h, w", "load_type == 0", "d == 0 and c == 0 and h != 0"),
-    ("data", "w", "load_type == 0", "d == 0 and c == 0 and h == 0 and w != 0"),
+    ("data", "c, d, h, w", "load_type", "d != 0"),
+    ("data", "c, h, w", "load_type", "d == 0 and c != 0"),
+    ("data", "h, w", "load_type", "d == 0 and c == 0 and h != 0"),
+    ("data", "w", "load_type", "d == 0 and c == 0 and h == 0 and w != 0"),
 )
 
 WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
@@ -151,18 +151,18 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     "Embed": (
         "0 num_output, 1 input_dim, 2 bias_term, 3 weight_data_size, 18 int8_scale_term",
         (
-            ("weight", "?, num_output", "True", "", "weight_data_size"),
-            ("bias", "num_output", "False", "bias_term"),
-            ("weight_scale", "1", "False", "int8_scale_term"),
+            ("weight", "?, num_output", "0", "", "weight_data_size"),
+            ("bias", "num_output", "1", "bias_term"),
+            ("weight_scale", "1", "1", "int8_scale_term"),
         ),
     ),
     "InnerProduct": (
         f"0 num_output, 1 bias_term, 2 weight_data_size, 8 int8_scale_term, {_ACTIVATION}",
         (
-            ("weight", "num_output, ?", "True", "", "weight_data_size"),
-            ("bias", "num_output", "False", "bias_term"),
-            ("weight_scales", "num_output", "False", "int8_scale_term"),
-            ("bottom_scale", "1", "False", "int8_scale_term"),
+            ("weight", "num_output, ?", "0", "", "weight_data_size"),
+            ("bias", "num_output", "1", "bias_term"),
+            ("weight_scales", "num_output", "1", "int8_scale_term"),
+            ("bottom_scale", "1", "1", "int8_scale_term"),
         ),
     ),
     "MemoryData": ("0 w, 1 h, 11 d, 2 c, 21 load_type=1", _MEMORY),
@@ -170,8 +170,8 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     "Scale": (
         "0 scale_data_size, 1 bias_term",
         (
-            ("scale", "scale_data_size", "False", "scale_data_size != -233"),
-            ("bias", "scale_data_size", "False", "bias_term and scale_data_size != -233"),
+            ("scale", "scale_data_size", "1", "scale_data_size != -233"),
+            ("bias", "scale_data_size", "1", "bias_term and scale_data_size != -233"),
         ),
     ),
     "RNN": (f"{_RECURRENT}, 8 int8_scale_term", _recurrent(1, 1, "num_output")),
@@ -185,7 +185,7 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
                 (
                     "weight_hr",
                     "2 if direction == 2 else 1, num_output, hidden_size",
-                    "True",
+                    "0",
                     "num_output != hidden_size",
                 ),
             ),
@@ -197,7 +197,7 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     ),
     "Padding": (
         "0 top, 1 bottom, 2 left, 3 right, 4 type, 5 value=0., 6 per_channel_pad_data_size, 7 front, 8 behind",
-        (("per_channel_pad", "per_channel_pad_data_size", "False", "per_channel_pad_data_size"),),
+        (("per_channel_pad", "per_channel_pad_data_size", "1", "per_channel_pad_data_size"),),
     ),
     "Normalize": (
         "0 across_spatial, 1 channel_shared, 2 eps=0.0001, 3 scale_data_size, 4 across_channel=1, 9 eps_mode",
@@ -208,14 +208,14 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     "Quantize": ("0 scale_data_size=1", (("scale", "scale_data_size"),)),
     "Dequantize": (
         "0 scale_data_size=1, 1 bias_data_size",
-        (("scale", "scale_data_size"), ("bias", "bias_data_size", "False", "bias_data_size")),
+        (("scale", "scale_data_size"), ("bias", "bias_data_size", "1", "bias_data_size")),
     ),
     "Requantize": (
         "0 scale_in_data_size=1, 1 scale_out_data_size=1, 2 bias_data_size, 3 activation_type, 4 activation_params=[]",
         (
             ("scale_in", "scale_in_data_size"),
             ("scale_out", "scale_out_data_size"),
-            ("bias", "bias_data_size", "False", "bias_data_size"),
+            ("bias", "bias_data_size", "1", "bias_data_size"),
         ),
     ),
     "Gemm": (
