@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -219,4 +218,4 @@ def manifest_text(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from flexnn_ncnn.zoo.build import build, is_built
+from typing import TYPE_CHECKING, Any
+
 from flexnn_ncnn.zoo.entry import GeneratedSource, ImageSpec, InputSpec, PackageSource, ZooEntry
 from flexnn_ncnn.zoo.inputs import image_input, sample_input
 from flexnn_ncnn.zoo.registry import default_directory, entry, labels, model_paths, names, photo_path
+from flexnn_ncnn.zoo.status import ModelStatus, is_built, statuses
+
+if TYPE_CHECKING:
+    from flexnn_ncnn.zoo.builder import build
 
 __all__ = [
     "GeneratedSource",
     "ImageSpec",
     "InputSpec",
+    "ModelStatus",
     "PackageSource",
     "ZooEntry",
     "build",
@@ -23,4 +29,14 @@ __all__ = [
     "names",
     "photo_path",
     "sample_input",
+    "statuses",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`build`, imported when it is asked for: running a model needs no builder, unpickler or archives."""
+    if name == "build":
+        from flexnn_ncnn.zoo.builder import build
+
+        return build
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.paths import cache_dir, data_dir
 from flexnn_ncnn.zoo.entry import GeneratedSource, ImageSpec, InputSpec, PackageSource, Source, ZooEntry
-from param_tools.errors import FlexnnError, FormatVersionError, ModelFormatError
+from param_tools.errors import FormatVersionError, ModelFormatError
 
 __all__ = [
     "FORMAT",
@@ -40,13 +41,13 @@ def entry(name: str) -> ZooEntry:
     """What the manifest says about `name`.
 
     Raises:
-        FlexnnError: there is no such model; the message names the nearest ones.
+        UsageError: there is no such model; the message names the nearest ones.
     """
     entries = _entries()
     if name in entries:
         return entries[name]
     near = difflib.get_close_matches(name, entries, n=3) or list(entries)
-    raise FlexnnError(f"the zoo has no model {name!r}", hint=f"did you mean {' or '.join(near)}?")
+    raise UsageError(f"the zoo has no model {name!r}", hint=f"did you mean {' or '.join(near)}?")
 
 
 def default_directory() -> Path:

