@@ -16,6 +16,7 @@ from param_tools.errors import FlexnnError
 __all__ = ["SUBCOMMANDS", "flexnn", "main"]
 
 SUBCOMMANDS = {
+    "models": Subcommand("flexnn_ncnn.cli.models:command", "List and build the models of the zoo."),
     "inspect": Subcommand(
         "flexnn_ncnn.cli.inspect:inspect", "Show a model's layers and weights, and what can be sliced."
     ),
