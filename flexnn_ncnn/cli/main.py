@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -78,8 +81,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     _ready_streams()
     try:
-        status = _run(list(sys.argv[1:] if args is None else args))
-        sys.stdout.flush()
+        with _cleaning_up_when_terminated():
+            status = _run(list(sys.argv[1:] if args is None else args))
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         status = _BROKEN_PIPE
     except OSError as error:
@@ -111,6 +115,28 @@ def _run(args: list[str]) -> int:
             click.echo(f"Try '{where.command_path} --help' for help.", err=True)
         return status
     return 0
+
+
+@contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into SystemExit meanwhile, so that temporary files go as they do on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may have handlers
+        return
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Under nohup SIGHUP is ignored, and is to stay so.
+    taken = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _complain(sentence: str, status: int = 1) -> int:

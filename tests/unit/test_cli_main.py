@@ -143,22 +143,26 @@ def test_every_command_is_where_the_table_says_and_explains_itself(name: str) ->
 PRINT_MUCH = "for _ in range(100_000): click.echo('a line')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "PYTHONIOENCODING": "utf-8"}
 WAIT = "click.echo('ready'); time.sleep(60)"
+WAIT_WITH_SCRATCH = f"""
+try:
+    {WAIT}
+finally:
+    click.echo('cleaned up')
+"""
 
 
 def child(action: str, *, stdout: int | None = subprocess.PIPE) -> subprocess.Popen[str]:
-    program = textwrap.dedent(
-        f"""
-        import sys, time, click
-        from flexnn_ncnn.cli import main as cli
-        class Ready(cli.Subcommand):
-            def load(self):
-                return click.Command("try", callback=action)
-        def action():
-            {action}
-        cli.SUBCOMMANDS["try"] = Ready("", "")
-        sys.exit(cli.main(["try"]))
-        """
-    )
+    program = f"""
+import sys, time, click
+from flexnn_ncnn.cli import main as cli
+class Ready(cli.Subcommand):
+    def load(self):
+        return click.Command("try", callback=action)
+def action():
+{textwrap.indent(action, "    ")}
+cli.SUBCOMMANDS["try"] = Ready("", "")
+sys.exit(cli.main(["try"]))
+"""
     return subprocess.Popen(
         [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -182,6 +186,22 @@ def test_ctrl_c_is_one_word_and_status_130() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == "flexnn: error: interrupted\n"
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_command_cleans_up_after_itself(number: signal.Signals) -> None:
+    with child(WAIT_WITH_SCRATCH) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "cleaned up\n"
+    assert process.returncode == 128 + number
+
+
+def test_the_callers_signal_handlers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(monkeypatch, InputError("bad")) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
