@@ -151,7 +151,7 @@ def write_model(
 
 def _fits(encoding: Encoding, spec: ArraySpec) -> bool:
     if spec.tagged:
-        return encoding.tag is not None
+        return encoding.tag is not None and (spec.int8 or encoding is not Encoding.INT8)
     return encoding is (Encoding.INT8_UNTAGGED if spec.packed else Encoding.FP32_UNTAGGED)
 
 

@@ -71,6 +71,7 @@ class ArraySchema:
         load: ncnn's load type: 0 a 4-byte tag says how it is stored, 1 plain float32, 3, 4, 6 and 8 bytes.
         when: the array exists only where this holds; "" is always.
         count: number of elements where the layer states it itself; "" is the product of `shape`.
+        int8: true where the layer can use int8 elements; elsewhere ncnn would take them for floats.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ArraySchema:
     load: str = "1"
     when: str = ""
     count: str = ""
+    int8: str = "False"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,14 @@ class ArraySpec:
         dims: its shape, outermost first, C order.
         tagged: whether a 4-byte tag that says how it is stored precedes it (ncnn's load type 0).
         packed: whether it is untagged bytes (load types 3, 4, 6, 8); neither is plain float32 (1).
+        int8: whether the layer can use it as int8; elsewhere stock ncnn reads past the end of such an array.
     """
 
     name: str
     dims: tuple[int, ...]
     tagged: bool
     packed: bool = False
+    int8: bool = False
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         """The shape for `layer`, the layer this spec was made for."""
@@ -231,7 +235,7 @@ def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArrayS
         raise ModelFormatError(
             f"layer {layer.name!r} ({layer.type}): ncnn has no load type {load}", line=layer.line or None
         )
-    spec = ArraySpec(array.name, dims, load == 0, load in _PACKED_LOADS)
+    spec = ArraySpec(array.name, dims, load == 0, load in _PACKED_LOADS, bool(_evaluate(array.int8, values)))
     stated = _evaluate(array.count, values) if array.count else spec.count
     if min(dims) <= 0 or spec.count > _MAX_COUNT or spec.count != stated:
         shown = array.shape.replace("?", "inputs")

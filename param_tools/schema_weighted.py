@@ -1,6 +1,6 @@
 """The layer types of `param_tools.schema` that keep weights in the .bin: parameters and ordered arrays.
 
-An array row is (name, shape, load type, when, count): see `schema.ArraySchema`. Source: the `load_param` and
+An array row is (name, shape, load type, when, count, int8): see `schema.ArraySchema`. Source: the `load_param` and
 `load_model` of each layer; `tests/integration/test_format_schema.py` proves every row on the installed wheel.
 """
 
@@ -35,11 +35,13 @@ _OUT_3D = (
 _RECURRENT = "0 num_output, 1 weight_data_size, 2 direction"
 
 
-def _conv(kernel: str, dynamic: bool = True, scales: tuple[ArrayRow, ...] = ()) -> tuple[ArrayRow, ...]:
+def _conv(
+    kernel: str, dynamic: bool = True, scales: tuple[ArrayRow, ...] = (), int8: str = "False"
+) -> tuple[ArrayRow, ...]:
     static = "not dynamic_weight" if dynamic else ""
     bias_when = "bias_term and not dynamic_weight" if dynamic else "bias_term"
     return (
-        ("weight", f"num_output, ?, {kernel}", "0", static, "weight_data_size"),
+        ("weight", f"num_output, ?, {kernel}", "0", static, "weight_data_size", int8),
         ("bias", "num_output", "1", bias_when),
         *scales,
     )
@@ -68,9 +70,9 @@ def _recurrent(gates: int, bias_rows: int, hidden: str, projection: tuple[ArrayR
     directions = "2 if direction == 2 else 1"
     rows = f"{gates} * {hidden}" if gates > 1 else hidden
     return (
-        ("weight_xc", f"{directions}, {rows}, ?", "0", "", "weight_data_size"),
+        ("weight_xc", f"{directions}, {rows}, ?", "0", "", "weight_data_size", "int8_scale_term"),
         ("bias_c", f"{directions}, {bias_rows}, {hidden}", "0"),
-        ("weight_hc", f"{directions}, {rows}, num_output", "0"),
+        ("weight_hc", f"{directions}, {rows}, num_output", "0", "", "", "int8_scale_term"),
         *projection,
         ("weight_xc_scales", f"{directions}, {rows}", "1", "int8_scale_term"),
         ("weight_hc_scales", f"{directions}, {rows}", "1", "int8_scale_term"),
@@ -91,13 +93,22 @@ def _blocks(inputs: str) -> str:
 
 
 _GEMM = (
-    ("a", "constantK if transA else constantM, constantM if transA else constantK", "0", "constantA == 1"),
+    (
+        "a",
+        "constantK if transA else constantM, constantM if transA else constantK",
+        "0",
+        "constantA == 1",
+        "",
+        _INT8_TERM,
+    ),
     ("b", f"constantN, {_packed('constantK')}", "quantize_term // 100", f"constantB == 1 and {_BLOCKED}"),
     (
         "b",
         "constantN if transB else constantK, constantK if transB else constantN",
         "0",
         f"constantB == 1 and not {_BLOCKED}",
+        "",
+        _INT8_TERM,
     ),
     *(
         ("c", shape, "0", f"constantC == 1 and constant_broadcast_type_C == {kind}")
@@ -118,7 +129,7 @@ def _attention() -> Iterator[ArrayRow]:
         ("out", "weight_data_size // embed_dim", "embed_dim"),
     )
     for side, rows, inputs in sides:
-        yield f"{side}_weight", f"{rows}, {inputs}", "0", f"not {_BLOCKED}"
+        yield f"{side}_weight", f"{rows}, {inputs}", "0", f"not {_BLOCKED}", "", _INT8_TERM
         yield f"{side}_weight", f"{rows}, {_packed(f'({inputs})')}", "quantize_term // 100", _BLOCKED
         yield f"{side}_bias", rows, "1"
     for side, rows, inputs in sides:
@@ -131,10 +142,10 @@ def _attention() -> Iterator[ArrayRow]:
 
 
 _MEMORY = (
-    ("data", "c, d, h, w", "load_type", "d != 0"),
-    ("data", "c, h, w", "load_type", "d == 0 and c != 0"),
-    ("data", "h, w", "load_type", "d == 0 and c == 0 and h != 0"),
-    ("data", "w", "load_type", "d == 0 and c == 0 and h == 0 and w != 0"),
+    ("data", "c, d, h, w", "load_type", "d != 0", "", "True"),
+    ("data", "c, h, w", "load_type", "d == 0 and c != 0", "", "True"),
+    ("data", "h, w", "load_type", "d == 0 and c == 0 and h != 0", "", "True"),
+    ("data", "w", "load_type", "d == 0 and c == 0 and h == 0 and w != 0", "", "True"),
 )
 
 WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
@@ -145,13 +156,13 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     "Bias": ("0 bias_data_size", (("bias", "bias_data_size"),)),
     "Convolution": (
         f"{_CONV_2D}, 8 int8_scale_term, {_ACTIVATION}, {_PAD_VALUE}, {_DYNAMIC}",
-        _conv(_2D, scales=_CONV_SCALES),
+        _conv(_2D, scales=_CONV_SCALES, int8="int8_scale_term"),
     ),
     "Deconvolution": (f"{_CONV_2D}, {_ACTIVATION}, {_OUT_2D}", _conv(_2D)),
     "Embed": (
         "0 num_output, 1 input_dim, 2 bias_term, 3 weight_data_size, 18 int8_scale_term",
         (
-            ("weight", "?, num_output", "0", "", "weight_data_size"),
+            ("weight", "?, num_output", "0", "", "weight_data_size", "int8_scale_term"),
             ("bias", "num_output", "1", "bias_term"),
             ("weight_scale", "1", "1", "int8_scale_term"),
         ),
@@ -159,7 +170,7 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     "InnerProduct": (
         f"0 num_output, 1 bias_term, 2 weight_data_size, 8 int8_scale_term, {_ACTIVATION}",
         (
-            ("weight", "num_output, ?", "0", "", "weight_data_size"),
+            ("weight", "num_output, ?", "0", "", "weight_data_size", "int8_scale_term"),
             ("bias", "num_output", "1", "bias_term"),
             ("weight_scales", "num_output", "1", "int8_scale_term"),
             ("bottom_scale", "1", "1", "int8_scale_term"),
@@ -193,7 +204,7 @@ WEIGHTED: Mapping[str, tuple[str, tuple[ArrayRow, ...]]] = {
     ),
     "ConvolutionDepthWise": (
         f"{_CONV_2D}, {_GROUP}, 8 int8_scale_term, {_ACTIVATION}, {_PAD_VALUE}, {_DYNAMIC}",
-        _conv(_2D, scales=_DEPTHWISE_SCALES),
+        _conv(_2D, scales=_DEPTHWISE_SCALES, int8="int8_scale_term"),
     ),
     "Padding": (
         "0 top, 1 bottom, 2 left, 3 right, 4 type, 5 value=0., 6 per_channel_pad_data_size, 7 front, 8 behind",

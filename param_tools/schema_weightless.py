@@ -26,7 +26,6 @@ _WINDOW = (
 
 WEIGHTLESS: Mapping[str, str] = {
     "AbsVal": "",
-    "ArgMax": "0 out_max_val, 1 topk=1",
     "BNLL": "",
     "Concat": "0 axis",
     "Crop": (
@@ -57,7 +56,6 @@ WEIGHTLESS: Mapping[str, str] = {
     "Slice": "0 slices=[], 1 axis, 2 indices=[]",
     "Softmax": "0 axis, 1 fixbug0",
     "Split": "",
-    "SPP": "0 pooling_type, 1 pyramid_height=1",
     "TanH": "",
     "Threshold": "0 threshold=0.",
     "Tile": "0 axis, 1 tiles=1, 2 repeats=[]",

@@ -111,7 +111,14 @@ def _index(
         for spec in array_specs(layer) if layer.type in LAYERS else ():
             if spec.tagged and offset + _TAG_BYTES > size_bytes:
                 raise _truncated(layer, spec, offset + _TAG_BYTES, size_bytes, path)
-            encoding = _encoding(layer, spec, read_tag, offset)
+            encoding = _encoding(spec, read_tag, offset)
+            if encoding is Encoding.INT8 and not spec.int8:
+                raise ModelFormatError(
+                    f"{spec.name!r} of layer {layer.name!r} is int8, but the layer is not quantised",
+                    path=path,
+                    offset_bytes=offset,
+                    hint="the .param and the .bin do not belong together",
+                )
             stored_bytes = encoding.payload_bytes(spec.count)
             array = WeightArray(index, spec.name, spec.dims, encoding, offset + encoding.tag_bytes, stored_bytes)
             if array.end_bytes > size_bytes:
@@ -128,7 +135,7 @@ def _index(
         )
 
 
-def _encoding(layer: Layer, spec: ArraySpec, read_tag: Callable[[int], int], offset: int) -> Encoding:
+def _encoding(spec: ArraySpec, read_tag: Callable[[int], int], offset: int) -> Encoding:
     if not spec.tagged:
         return Encoding.INT8_UNTAGGED if spec.packed else Encoding.FP32_UNTAGGED
     return Encoding.of_tag(read_tag(offset))
