@@ -70,8 +70,9 @@ def preprocess(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np
 def _sample(spec: InputSpec, stream: int, image: ImageSpec | None) -> npt.NDArray[Any]:
     count = int(np.prod(spec.shape))
     if spec.dtype == "int32":
-        draws: npt.NDArray[np.uint64] = raw_stream(_SAMPLE_SEED, stream).random_raw(count)
-        return (draws % np.uint64(spec.ids_below)).astype(np.int32).reshape(spec.shape)
+        draws = raw_stream(_SAMPLE_SEED, stream).random_raw(count)
+        ids: npt.NDArray[np.int32] = (draws % np.uint64(spec.ids_below)).astype(np.int32)
+        return ids.reshape(spec.shape)
     if image is not None:
         channels, height, width = spec.shape
         draws = raw_stream(_SAMPLE_SEED, stream).random_raw(count)
