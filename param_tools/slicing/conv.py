@@ -1,46 +1,57 @@
-"""Convolution and its 1-D, 3-D and deformable kin by output channels.
+"""Convolution by output channels or by output rows; its 1-D, 3-D and deformable kin by output channels.
 
 A slice is a convolution of its own as long as it stays on the whole's kernel: winograd, im2col + GEMM and the
 direct kernels sum in different orders. ncnn chooses by the numbers of inputs and outputs
-(`Convolution_x86::create_pipeline`, `Convolution_arm::create_pipeline`), hence `least_units`.
+(`Convolution_x86::create_pipeline`, `Convolution_arm::create_pipeline`), hence `least_units`; winograd computes
+tiles of rows, hence the granularity of rows. Sums of int8 weights are integers, and exact in any kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
-from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
+from param_tools.shapes import BlobShape
+from param_tools.slicing.rows import rows_axis, take_rows
+from param_tools.slicing.rule import HINTS, LANES, Axis, LayerSlice, find_axis, take_arrays
+from param_tools.slicing.window import convolution_windows
 
-__all__ = ["axes", "take"]
+__all__ = ["axes", "least_outputs", "take"]
 
 _BLOB_AXIS = {"Convolution1D": "h"}
-_HINTS = 30
 _PER_OUTPUT = {"weight": 0, "bias": 0, "weight_scales": 0}
+_WINOGRAD_ROWS = 12  # its tiles are 2, 4 or 6 rows
 
 
-def axes(layer: Layer) -> tuple[Axis, ...]:
-    """`outputs`, unless the weights are an input blob."""
+def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
+    """`outputs` unless the weights are an input blob, and `rows` of a Convolution whose input shape is known."""
     params = int_params(layer)
-    if params.get("dynamic_weight") or params["num_output"] <= 1:
+    if params.get("dynamic_weight"):
         return ()
-    return (
-        Axis(
-            "outputs",
-            params["num_output"],
-            LANES,
-            exact=True,
-            blob_axis=_BLOB_AXIS.get(layer.type, "c"),
-            least_units=least_outputs(layer),
-        ),
-    )
+    exact = not _hinted_winograd(layer, params)
+    found: tuple[Axis, ...] = ()
+    if params["num_output"] > 1:
+        blob_axis, least = _BLOB_AXIS.get(layer.type, "c"), least_outputs(layer)
+        found = (Axis("outputs", params["num_output"], LANES, exact, blob_axis, least),)
+    if layer.type == "Convolution" and len(layer.inputs) == 1:
+        tile = _row_tile(params)
+        # with packing off ncnn computes a dilated layer as dilation^2 dense ones, each of which needs a row
+        rows = rows_axis(convolution_windows(layer, inputs[0]) if inputs else None, inputs, tile)
+        found += tuple(replace(axis, exact=exact, least_units=params["dilation_h"]) for axis in rows)
+    return found
 
 
-def take(layer: Layer, axis: str, begin: int, end: int) -> LayerSlice:
-    """The convolution of outputs [begin, end)."""
-    find_axis(layer, axes(layer), axis, begin, end)
+def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:
+    """The convolution of outputs or of output rows [begin, end)."""
+    known = axes(layer, inputs)
+    if axis == "rows" and inputs and (windows := convolution_windows(layer, inputs[0])):
+        return take_rows(layer, windows, known, begin, end)
+    find_axis(layer, known, axis, begin, end)
     specs = array_specs(layer)
     size = specs[0].count // specs[0].dims[0] * (end - begin)
-    part = with_named_params(layer, num_output=end - begin, weight_data_size=size).with_params({_HINTS: None})
+    part = with_named_params(layer, num_output=end - begin, weight_data_size=size)
     return LayerSlice(part, take_arrays(specs, _PER_OUTPUT, begin, end), axis, begin, end)
 
 
@@ -50,7 +61,7 @@ def least_outputs(layer: Layer) -> int:
     The thresholds are those of x86 and arm64 together, so that one sliced file keeps its kernels on both.
     """
     params = int_params(layer)
-    if layer.type != "Convolution":
+    if layer.type != "Convolution" or params["int8_scale_term"]:
         return 1
     outputs, kernel, stride = params["num_output"], params["kernel_w"], params["stride_w"]
     inputs = array_specs(layer)[0].dims[1]
@@ -64,3 +75,23 @@ def least_outputs(layer: Layer) -> int:
         # GEMM over 16; arm has direct kernels for few outputs of 3x3 and 5x5 with stride 2
         thresholds = [(inputs <= 16, 17), ((kernel, stride) == (3, 2), 32), ((kernel, stride) == (5, 2), 44)]
     return max((least for holds, least in thresholds if holds and outputs >= least), default=1)
+
+
+def _may_be_winograd(params: dict[str, int]) -> bool:
+    """Whether it is a 3x3 convolution of stride 1; a dilated one becomes dense ones when packing is off."""
+    square = params["kernel_w"] == params["kernel_h"] == 3 and params["stride_w"] == params["stride_h"] == 1
+    return square and params["dilation_w"] == params["dilation_h"]
+
+
+def _hinted_winograd(layer: Layer, params: dict[str, int]) -> bool:
+    """Whether shape hints choose the kernel, by a table of ncnn's that a slice would look up elsewhere."""
+    return (
+        layer.type == "Convolution"
+        and HINTS in layer.params
+        and _may_be_winograd(params)
+        and not params["int8_scale_term"]
+    )
+
+
+def _row_tile(params: dict[str, int]) -> int:
+    return _WINOGRAD_ROWS * params["dilation_h"] if _may_be_winograd(params) and not params["int8_scale_term"] else 1

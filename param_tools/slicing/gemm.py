@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
+from param_tools.shapes import BlobShape
 from param_tools.slicing.rule import Axis, LayerSlice, find_axis, take_arrays
 
 __all__ = ["axes", "take"]
@@ -13,7 +16,7 @@ _C_WITH_N = (3, 4)
 _BLOCKED = 400  # quantize_term from here on: B is packed along K, a row per output
 
 
-def axes(layer: Layer) -> tuple[Axis, ...]:
+def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     """`outputs` (N) when B is constant, `m` when A is; exact at any cut.
 
     None when C is an input blob, which would have to be cut too.
@@ -28,7 +31,7 @@ def axes(layer: Layer) -> tuple[Axis, ...]:
     return (Axis(name, units, 1, exact=True, blob_axis=blob_axis),) if units > 1 else ()
 
 
-def take(layer: Layer, axis: str, begin: int, end: int) -> LayerSlice:
+def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:
     """The Gemm of columns or rows [begin, end)."""
     find_axis(layer, axes(layer), axis, begin, end)
     params = int_params(layer)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
+from param_tools.shapes import BlobShape
 from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
 
 __all__ = ["axes", "take"]
@@ -11,7 +14,7 @@ __all__ = ["axes", "take"]
 _PER_OUTPUT = {"weight": 0, "bias": 0, "weight_scales": 0}
 
 
-def axes(layer: Layer) -> tuple[Axis, ...]:
+def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     """`outputs`; exact when their number lets ncnn interleave them, as it then does in the slices too."""
     outputs = int_params(layer)["num_output"]
     if outputs <= 1:
@@ -19,7 +22,7 @@ def axes(layer: Layer) -> tuple[Axis, ...]:
     return (Axis("outputs", outputs, LANES, exact=outputs % 4 == 0, blob_axis="w"),)
 
 
-def take(layer: Layer, axis: str, begin: int, end: int) -> LayerSlice:
+def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:
     """The layer of outputs [begin, end)."""
     find_axis(layer, axes(layer), axis, begin, end)
     specs = array_specs(layer)

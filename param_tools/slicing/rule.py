@@ -16,7 +16,10 @@ from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
 from param_tools.schema import ArraySpec, array_specs
 
-__all__ = ["LANES", "ArrayTake", "Axis", "LayerSlice", "find_axis", "take_arrays", "taken_view"]
+__all__ = ["HINTS", "LANES", "ArrayTake", "Axis", "BlobTake", "LayerSlice", "find_axis", "take_arrays", "taken_view"]
+
+HINTS = 30
+"""Parameter id of the shapes a layer's outputs are said to have; those of a slice are others, so it has none."""
 
 LANES = 16
 """Channels that ncnn's widest kernels (AVX-512) interleave; a multiple of the 8 and 4 of all others."""
@@ -30,11 +33,29 @@ class ArrayTake:
         array_index: position in `schema.array_specs(original)`.
         axis: the array's dimension that is cut; the part is contiguous in the file when it is 0.
         begin: first index taken.
-        end: index after the last.
+        end: index after the last; equal to `begin` when the slice gets zeros of the array's whole shape instead,
+            as with a bias that only the first of several summed slices adds.
     """
 
     array_index: int
     axis: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobTake:
+    """The part [begin, end) of an input blob that a slice reads.
+
+    Attributes:
+        input_index: position in `Layer.inputs`.
+        blob_axis: "c", "h" or "w".
+        begin: first index read.
+        end: index after the last.
+    """
+
+    input_index: int
+    blob_axis: str
     begin: int
     end: int
 
@@ -49,6 +70,7 @@ class LayerSlice:
         axis: name of the `Axis` that was cut.
         begin: first unit of the axis that the slice computes.
         end: unit after the last.
+        inputs: the parts of input blobs it reads; blobs not named are read whole.
     """
 
     layer: Layer
@@ -56,6 +78,7 @@ class LayerSlice:
     axis: str
     begin: int
     end: int
+    inputs: tuple[BlobTake, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +86,12 @@ class Axis:
     """A way to cut a layer.
 
     Attributes:
-        name: "outputs", "channels", "rows", "columns", "heads" or "m".
+        name: "outputs", "channels", "columns", "heads", "m" or "rows".
         units: how many units there are to distribute.
         granularity: cut at multiples of this to keep the bits of the whole; 1 is anywhere.
         exact: whether slices cut so are bit-identical to the whole.
-        blob_axis: dimension of the output along which the parts lie: "c", "h" or "w".
+        blob_axis: dimension of the output along which the parts lie: "c", "h" or "w"; "sum" when each slice gives
+            the whole output's shape and the output is their sum.
         least_units: a slice of fewer units may get another kernel than the whole, and so other rounding.
     """
 

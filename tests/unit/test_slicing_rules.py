@@ -6,16 +6,19 @@ import pytest
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
 from param_tools.param_text import parse_param
-from param_tools.schema import array_specs
+from param_tools.schema import array_specs, int_params
+from param_tools.shapes import BlobShape
 from param_tools.slicing import registry
-from param_tools.slicing.rule import taken_view
+from param_tools.slicing.rule import ArrayTake, BlobTake, taken_view
 
 
-def layer_of(text: str) -> Layer:
-    """The layer `type id=value...` with one input and one output."""
+def layer_of(text: str, inputs: int = 1) -> Layer:
+    """The layer `type id=value...` with some inputs and one output."""
     kind, *params = text.split()
-    lines = ["7767517", "2 2", "Input in 0 1 in", f"{kind} it 1 1 in out {' '.join(params)}"]
-    return parse_param("\n".join(lines)).layers[1]
+    names = [f"in{i}" for i in range(inputs)]
+    lines = [f"Input {name} 0 1 {name}" for name in names]
+    lines.append(f"{kind} it {inputs} 1 {' '.join(names)} out {' '.join(params)}")
+    return parse_param("\n".join(["7767517", f"{len(lines)} {len(lines)}", *lines])).layers[-1]
 
 
 CUTTABLE = [
@@ -30,6 +33,14 @@ CUTTABLE = [
     "Gemm 3=1 5=1 6=1 8=48 9=64 10=-1 18=410",
     "Gemm 4=1 6=1 7=48 9=20 10=1 18=2",
     "Gemm 2=1 4=1 6=1 7=48 8=7 9=20 10=3",
+    "ConvolutionDepthWise 0=96 1=3 5=1 6=6912 7=48 8=101",
+    "ConvolutionDepthWise 0=48 1=3 5=1 6=432 7=48 8=2",
+    "DeconvolutionDepthWise1D 0=48 1=4 5=1 6=192 7=48",
+    "Deconvolution3D 0=48 1=2 5=1 6=1152",
+    "DeformableConv2D 0=48 1=3 5=1 6=1296",
+    "Embed 0=48 1=100 2=1 3=4800",
+    "Embed 0=48 1=100 3=4800 18=1",
+    "MultiHeadAttention 0=192 1=48 2=9600 3=30 4=20",
 ]
 
 
@@ -41,13 +52,16 @@ def test_slices_together_take_every_weight_once(text: str) -> None:
     parts = [registry.take(layer, axis.name, *piece) for piece in ranges]
     specs = array_specs(layer)
     for part in parts:
-        taken = [taken_view(layer, t, np.zeros(specs[t.array_index].dims)).size for t in part.arrays]
+        views = [taken_view(layer, t, np.zeros(specs[t.array_index].dims)) for t in part.arrays]
+        taken = [view.size or specs[t.array_index].count for t, view in zip(part.arrays, views, strict=True)]
         assert taken == [spec.count for spec in array_specs(part.layer)], "the slice loads what it was given"
     for index, spec in enumerate(specs):
         values = np.arange(spec.count).reshape(spec.dims)
         takes = [part.arrays[index] for part in parts]
         pieces = [taken_view(layer, take, values) for take in takes]
-        if pieces[0].size == spec.count:
+        if spec.name == "out_bias":
+            assert [piece.size for piece in pieces] == [spec.count, 0, 0]
+        elif pieces[0].size == spec.count:
             assert all((piece == values).all() for piece in pieces), "shared arrays are taken whole"
         else:
             np.testing.assert_array_equal(np.concatenate(pieces, axis=takes[0].axis), values)
@@ -56,6 +70,86 @@ def test_slices_together_take_every_weight_once(text: str) -> None:
 @pytest.mark.parametrize("text", ["ReLU", "Convolution 0=8 1=3 6=72 19=1", "InnerProduct 0=1 2=5", "Gemm", "Softmax"])
 def test_what_cannot_be_cut_has_no_axes(text: str) -> None:
     assert registry.axes(layer_of(text)) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "shape"),
+    [
+        ("Pooling 0=1 4=1", 1, BlobShape(3, 8, 8, c=4)),
+        ("Pooling 0=1 7=1 8=2", 1, BlobShape(3, 8, 8, c=4)),
+        ("Pooling 0=1 1=3 5=2", 1, BlobShape(3, 8, 8, c=4)),  # counts its padding in although told not to
+        ("Pooling 0=0 1=2 3=2", 1, BlobShape(3, 8, 8, c=4)),  # a row of padding alone
+        ("ReLU", 1, BlobShape(2, 8, 8)),
+        ("ReLU", 1, BlobShape(3, 8, 1, c=4)),
+        ("Scale 0=-233", 2, BlobShape(3, 8, 8, c=4)),
+        ("Convolution 0=1 1=3 6=36 4=-5", 1, BlobShape(3, 8, 8, c=4)),
+        ("Convolution 0=1 1=9 6=324", 1, BlobShape(3, 8, 8, c=4)),
+        ("MultiHeadAttention 0=8 1=1 2=64", 1, BlobShape(2, 8, 8)),
+        ("MultiHeadAttention 0=8 1=2 2=64 7=1", 1, BlobShape(2, 8, 8)),
+        ("MultiHeadAttention 0=8 1=2 2=64 18=2", 1, BlobShape(2, 8, 8)),
+    ],
+)
+def test_a_known_shape_does_not_make_everything_cuttable(text: str, inputs: int, shape: BlobShape) -> None:
+    assert registry.axes(layer_of(text, inputs), (shape,) * inputs) == ()
+
+
+def test_rows_need_the_input_shape() -> None:
+    layer, shape = layer_of("Convolution 0=1 1=3 6=9 4=1"), BlobShape(3, 8, 8, c=1)
+    assert registry.axes(layer) == ()
+    assert [axis.name for axis in registry.axes(layer, (shape,))] == ["rows"]
+    with pytest.raises(UnsupportedLayerError, match="along nothing, not along 'rows'"):
+        registry.take(layer, "rows", 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "read", "padding"),
+    [
+        ("Convolution 0=1 1=3 6=9 4=1", (0, 4), (0, 5), (1, 0)),
+        ("Convolution 0=1 1=3 6=9 4=1", (4, 8), (3, 8), (0, 1)),
+        ("Convolution 0=1 1=3 6=9 4=1", (2, 5), (1, 6), (0, 0)),
+        ("Convolution 0=1 1=3 2=2 6=9", (1, 3), (1, 7), (0, 0)),
+        ("Convolution 0=1 1=3 3=2 6=9 4=-233", (0, 2), (0, 5), (0, 0)),
+        ("Convolution 0=1 1=3 3=2 6=9 4=-233", (2, 4), (4, 8), (0, 1)),
+        ("Convolution 0=1 1=3 3=2 6=9 4=-234", (0, 2), (0, 4), (1, 0)),
+        ("Pooling 0=0 1=3 2=2", (2, 4), (4, 8), (0, 1)),  # pads behind to fill the last window
+        ("Pooling 0=0 1=3 2=2 5=1", (1, 3), (2, 7), (0, 0)),
+    ],
+)
+def test_rows_read_their_halo_and_keep_the_padding_at_the_edges(
+    text: str, rows: tuple[int, int], read: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    layer = layer_of(text)
+    part = registry.take(layer, "rows", *rows, (BlobShape(3, 8, 8, c=1),))
+    assert part.inputs == (BlobTake(0, "h", *read),)
+    params = int_params(part.layer)
+    assert (params["pad_top"], params["pad_bottom"]) == padding
+
+
+def test_channels_read_the_inputs_of_their_groups() -> None:
+    part = registry.take(layer_of("ConvolutionDepthWise 0=16 1=3 6=432 7=4"), "channels", 1, 3)
+    assert part.inputs == (BlobTake(0, "c", 3, 9),)
+    assert part.arrays == (ArrayTake(0, 0, 4, 12),)
+
+
+def test_only_the_first_heads_add_the_output_bias() -> None:
+    layer = layer_of("MultiHeadAttention 0=8 1=2 2=64")
+    biases = [registry.take(layer, "heads", head, head + 1).arrays[7] for head in range(2)]
+    assert biases == [ArrayTake(7, 0, 0, 8), ArrayTake(7, 0, 0, 0)]
+
+
+def test_a_mask_per_head_is_cut_with_the_heads() -> None:
+    layer = layer_of("MultiHeadAttention 0=8 1=2 2=64 5=1", inputs=2)
+    query = BlobShape(2, 8, 5)
+    assert registry.axes(layer) == ()
+    assert registry.take(layer, "heads", 1, 2, (query, BlobShape(3, 5, 5, c=2))).inputs == (BlobTake(1, "c", 1, 2),)
+    assert registry.take(layer, "heads", 1, 2, (query, BlobShape(2, 5, 5))).inputs == ()
+
+
+def test_hints_of_the_whole_shape_are_dropped_and_make_winograd_inexact() -> None:
+    layer = layer_of("Convolution 0=64 1=3 6=36864 30=3,8,8,64")
+    assert not registry.axes(layer)[0].exact
+    assert 30 not in registry.take(layer, "outputs", 0, 32).layer.params
+    assert registry.axes(layer_of("Convolution 0=64 1=1 6=4096 30=3,8,8,64"))[0].exact
 
 
 def test_an_unknown_axis_is_refused_by_name() -> None:
