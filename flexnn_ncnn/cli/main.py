@@ -152,8 +152,12 @@ def _describe(error: OSError) -> str:
 def _ready_streams() -> None:
     if sys.stdout is None:  # closed by the caller, as `flexnn ... >&-` does
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a file may hold what the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout is not sys.__stdout__ or not isinstance(sys.stdout, io.TextIOWrapper):
+        return  # somebody else's, who has seen to it
+    if isinstance(sys.stdout.buffer, io.RawIOBase):  # PYTHONUNBUFFERED: what a short write leaves over would be lost
+        buffer = io.BufferedWriter(sys.stdout.buffer)
+        sys.stdout = io.TextIOWrapper(buffer, encoding=sys.stdout.encoding, line_buffering=True)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name in a file may hold what the terminal cannot show
 
 
 def _silence_unwritable_stdout() -> None:

@@ -168,8 +168,13 @@ sys.exit(cli.main(["try"]))
     )
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
-    with child(PRINT_MUCH) as process:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("action", [PRINT_MUCH, "sys.stdout.write(100_000 * 'a line\\n')"])
+def test_a_reader_that_leaves_ends_the_command_quietly(
+    action: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONUNBUFFERED", unbuffered)
+    with child(action) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "a line\n"
