@@ -39,14 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def extract(
-    param_path: Path, bin_path: Path, inputs: dict[str, Array], blobs: list[str], **options: bool
+    param_path: Path, bin_path: Path, inputs: dict[str, Array], blobs: list[str], options: dict[str, bool] | None = None
 ) -> dict[str, Array]:
     net = ncnn.Net()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     net.opt.use_bf16_storage = False
     net.opt.lightmode = len(blobs) == 1
     net.opt.num_threads = 1
-    for option, value in options.items():
+    for option, value in (options or {}).items():
         setattr(net.opt, option, value)
     assert net.load_param(str(param_path)) == 0
     assert net.load_model(str(bin_path)) == 0
@@ -88,7 +88,7 @@ def test_best_answer_stands_clear_of_rounding(name: str, folder: Path) -> None:
     rows = np.sort(answer.reshape(-1, answer.shape[-1]), axis=1)
     assert (rows[:, -1] - rows[:, -2]).min() > 1e-3 * np.abs(answer).max()
     for option in ("use_winograd_convolution", "use_packing_layout"):
-        other = extract(*paths, inputs, [known.output], **{option: False})[known.output]
+        other = extract(*paths, inputs, [known.output], {option: False})[known.output]
         assert np.abs(other - answer).max() < 1e-4 * np.abs(answer).max()
         np.testing.assert_array_equal(other.argmax(axis=-1), answer.argmax(axis=-1))
 

@@ -22,7 +22,7 @@ def squeezenet_weights() -> dict[str, list[np.ndarray[Any, Any]]]:
     """Weights of the right shapes under the package's names; every value of a kernel is different."""
     fires = [f"fire{i}/{part}" for i in range(2, 10) for part in ("squeeze1x1", "expand1x1", "expand3x3")]
     names = iter(["conv1", *fires, "conv10"])
-    weights = {}
+    weights: dict[str, list[np.ndarray[Any, Any]]] = {}
     for layer in GRAPH.layers:
         if layer.type == "Convolution":
             out, inputs, height, width = array_specs(layer)[0].shape(layer)
