@@ -102,7 +102,6 @@ def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = T
     from flexnn_ncnn import zoo
 
     path = Path(model)
-    # Not path.parts, which has lost the "./" that tells a file from a name.
     is_path = os.path.dirname(model) != "" or path.suffix in (".param", ".bin")
     if not is_path and model in zoo.names():
         if bin_path is not None:

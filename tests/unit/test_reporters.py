@@ -60,14 +60,15 @@ def test_other_values_are_a_bug_and_not_a_string(value: object) -> None:
         to_json([value])
 
 
-def table(rows: list[tuple[str, str]]) -> str:
+def table(rows: list[tuple[str, str]], right: tuple[str, ...] = ("size",)) -> str:
     stream = io.StringIO()
-    write_table(("name", "size"), rows, stream, right=("size",))
+    write_table(("name", "size"), rows, stream, right=right)
     return stream.getvalue()
 
 
 def test_a_table_is_aligned_and_has_no_trailing_blanks() -> None:
     assert table([("conv1", "1.0 kB"), ("a", "12.0 MB")]) == "name      size\nconv1   1.0 kB\na      12.0 MB\n"
+    assert table([("a", "1 B"), ("b", "10 B")], right=()) == "name  size\na     1 B\nb     10 B\n"
 
 
 def test_markup_emoji_and_long_names_are_shown_as_they_are() -> None:
