@@ -65,7 +65,7 @@ def _conv(
 
 
 _IMAGE, _ROW, _VOLUME = (8, 9, 10), (8, 11), (8, 5, 6, 7)
-_MHA = dict(embed_dim=32, num_heads=4, weight_data_size=32 * 24, kdim=20, vdim=12)
+_MHA = {"embed_dim": 32, "num_heads": 4, "weight_data_size": 32 * 24, "kdim": 20, "vdim": 12}
 _TOKENS = ((6, 24), (7, 20), (7, 12))
 _BLOCKED = [bits * 100 + scale * 10 + size for bits in (4, 6, 8) for scale in (0, 1) for size in (0, 1, 2)]
 
@@ -205,7 +205,7 @@ CASES: tuple[Case, ...] = (
     ),
     *(
         case(
-            f"{kind.lower()}_{direction}{'_int8' * int8}",
+            f"{kind.lower()}_{direction}{'_int8' * bool(int8)}",
             kind,
             (6, 10),
             num_output=8,
@@ -243,7 +243,7 @@ CASES: tuple[Case, ...] = (
     case("padding", "Padding", _IMAGE, top=1, left=2),
     *(
         case(f"memory_{len(sizes)}d{'_tagged' * (load == 0)}", "MemoryData", load_type=load, **sizes)
-        for sizes in (dict(w=5), dict(w=5, h=4), dict(w=5, h=4, c=3), dict(w=5, h=4, d=2, c=3))
+        for sizes in ({"w": 5}, {"w": 5, "h": 4}, {"w": 5, "h": 4, "c": 3}, {"w": 5, "h": 4, "d": 2, "c": 3})
         for load in (0, 1)
     ),
     case("memory_bytes", "MemoryData", w=5, h=3, load_type=8),

@@ -1,7 +1,9 @@
-"""Blob shapes: what each layer makes of its inputs' sizes."""
+"""The size of a blob."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["BlobShape"]
@@ -25,12 +27,24 @@ class BlobShape:
     d: int = 1
     c: int = 1
 
+    @classmethod
+    def from_numpy(cls, shape: Sequence[int]) -> BlobShape:
+        """The blob that an array of `shape`, outermost axis first, becomes.
+
+        Raises:
+            ValueError: not 1 to 4 axes of at least one element each.
+        """
+        if not 1 <= len(shape) <= 4 or min(shape) < 1:
+            raise ValueError(f"no blob has the shape {tuple(shape)}")
+        names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
+        return cls(len(shape), **dict(zip(names, map(int, shape), strict=True)))
+
     @property
     def count(self) -> int:
         """Number of elements."""
-        return self.w * self.h * self.d * self.c
+        return math.prod(self.numpy_shape)
 
     @property
     def numpy_shape(self) -> tuple[int, ...]:
-        """The shape of `numpy.array(mat)`: outermost first."""
+        """The shape of `numpy.array(mat)`: outermost axis first."""
         return ((self.w,), (self.h, self.w), (self.c, self.h, self.w), (self.c, self.d, self.h, self.w))[self.dims - 1]
