@@ -129,7 +129,8 @@ def _disk_errors_explained(known: ZooEntry, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = format_bytes(known.bin_bytes)
+            archive_bytes = known.source.archive_bytes if isinstance(known.source, PackageSource) else 0
+            needed = format_bytes(known.bin_bytes + archive_bytes)
             raise FlexnnError(
                 f"{folder} is full, {known.name} needs {needed}", hint="make room, or name another folder with --dir"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes done and the bytes in all."""
 
 _POLL_SECONDS = 0.1
+_DISK_FULL = "No space left on device"
 
 
 def download(source: PackageSource, folder: Path, progress: Progress) -> Path:
@@ -36,6 +38,7 @@ def download(source: PackageSource, folder: Path, progress: Progress) -> Path:
 
     Raises:
         FlexnnError: pip is missing, finds no network or no such package, or the hash differs.
+        OSError: the disk is full.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{source.package}=={source.version} --hash=sha256:{source.archive_sha256}\n")
@@ -44,6 +47,8 @@ def download(source: PackageSource, folder: Path, progress: Progress) -> Path:
     command += ["--dest", str(folder), "--requirement", str(requirements)]
     status, messages = _run_pip(command, source, folder, progress)
     archive = folder / source.archive
+    if status != 0 and _DISK_FULL in messages:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if status != 0 or not archive.is_file():
         raise FlexnnError(
             f"pip could not fetch {source.package} {source.version}: {_reason(messages)}",
@@ -123,4 +128,5 @@ def _reason(messages: str) -> str:
     """The one line of pip's output that says most: its first error, else its last words."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    errors = [line for line in errors if line != "Exception:"]  # a heading: the traceback's last line says what
     return (errors or lines[-1:] or ["it said nothing"])[0]

