@@ -169,7 +169,9 @@ def test_trained_realesrgan_enlarges_the_picture(folder: Path) -> None:
 
 
 def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
-    code = "from flexnn_ncnn.cli.models import command; command()"
+    # A job in the background inherits an ignored SIGINT, which Python leaves ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from flexnn_ncnn.cli.models import command; command()"
     child = subprocess.Popen(
         [sys.executable, "-c", code, "build", "vgg19", "--dir", str(tmp_path)],
         stdout=subprocess.DEVNULL,
