@@ -14,6 +14,7 @@ from typing import IO, Any
 from param_tools.check import check_model
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Model
+from param_tools.param_binary import is_binary, parse_param_binary
 from param_tools.param_text import format_param, parse_param
 from param_tools.schema import LAYERS, ArraySpec, array_specs
 from param_tools.weights import Encoding, StoredArray, WeightFile, WeightWriter
@@ -54,7 +55,7 @@ def default_bin_path(param_path: str | PathLike[str]) -> Path:
 
 
 def read_param(path: str | PathLike[str]) -> Model:
-    """Reads and checks a .param file.
+    """Reads and checks a .param file, text or binary.
 
     Raises:
         ModelFormatError: no such file, not a .param, or anything wrong in it.
@@ -66,7 +67,7 @@ def read_param(path: str | PathLike[str]) -> Model:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path=path) from error
     if len(data) > MAX_PARAM_FILE_BYTES:
         raise ModelFormatError(f"larger than {MAX_PARAM_FILE_BYTES} bytes, which no .param is", path=path)
-    return parse_param(data, path=path)
+    return parse_param_binary(data, path=path) if is_binary(data) else parse_param(data, path=path)
 
 
 def open_model(

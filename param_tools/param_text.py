@@ -18,7 +18,7 @@ from param_tools.check import check_model, check_names
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model, ParamValue, Scalar
 
-__all__ = ["MAGIC", "MAX_PARAM_ID", "MAX_TEXT_BYTES", "OLD_ARRAY_ID", "format_param", "parse_param"]
+__all__ = ["MAGIC", "MAX_PARAM_ID", "MAX_TEXT_BYTES", "OLD_ARRAY_ID", "Value", "format_param", "parse_param"]
 
 MAGIC = 7767517
 MAX_PARAM_ID = 31
@@ -31,7 +31,7 @@ _FLOAT = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 _QUOTED_TOKEN = re.compile(rb'[+-]?\d+="[^"]*"|\S+')
 _FLOAT32_OVERFLOW = float.fromhex("0x1.ffffffp127")  # the first double that rounds to infinity
 
-_Value = Scalar | tuple[int | float, ...]
+Value = Scalar | tuple[int | float, ...]
 _Known = dict[bytes, tuple[int, ParamValue]]
 
 
@@ -168,14 +168,14 @@ def _parse_token(token: bytes) -> tuple[int, ParamValue]:
     return param_id, ParamValue(value, _text(token))
 
 
-def _parse_old_array(body: bytes, token: bytes) -> _Value:
+def _parse_old_array(body: bytes, token: bytes) -> Value:
     length, *elements = body.split(b",")
     if not _COUNT.match(length) or int(length) != len(elements):
         raise _ProblemError(f"array {_show(token)} has not the length it states")
     return tuple(map(_parse_number, elements))
 
 
-def _parse_value(body: bytes, token: bytes) -> _Value:
+def _parse_value(body: bytes, token: bytes) -> Value:
     if body[:1] == b'"' or body[:1].isalpha():
         return _parse_string(body, token)
     if b"," not in body:
@@ -244,7 +244,7 @@ def _format_layer(layer: Layer) -> str:
     return line
 
 
-def _format_param(layer: Layer, param_id: int, value: _Value) -> str:
+def _format_param(layer: Layer, param_id: int, value: Value) -> str:
     if isinstance(value, tuple):
         numbers = [_format_number(layer, param_id, number) for number in value]
         return f"{OLD_ARRAY_ID - param_id}={','.join([str(len(value)), *numbers])}"
