@@ -7,24 +7,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from param_tools.encoding import Encoding
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 from param_tools.schema import LAYERS, array_specs
+from param_tools.shapes import BlobShape, ShapeReport, infer_shapes
 from param_tools.slicing.registry import axes
 from param_tools.slicing.rule import Axis
-from param_tools.weights import Encoding, WeightArray
+from param_tools.weights import WeightArray
 
 __all__ = ["BlobSummary", "EncodingSummary", "Inspection", "LayerSummary", "TypeSummary", "inspect_model"]
 
-_FP32_BYTES = 4
-_ENCODING_NAMES = {
-    Encoding.FP32_UNTAGGED: "fp32",
-    Encoding.FP32: "fp32",
-    Encoding.FP32_RAW: "fp32",
-    Encoding.FP16: "fp16",
-    Encoding.INT8: "int8",
-    Encoding.TABLE: "table",
-}
+# What people call an encoding, where that is not its value.
+_ENCODING_NAMES = {Encoding.FP32_UNTAGGED: "fp32", Encoding.FP32_RAW: "fp32", Encoding.INT8_UNTAGGED: "blocks"}
+
+
+@dataclass(frozen=True)
+class BlobSummary:
+    """A blob.
+
+    Attributes:
+        name: its name.
+        shape: its extents as a numpy array, outermost first; None where only running the model tells.
+        unknown: why the shape is None, or "".
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class LayerSummary:
         parameters: number of weights, scales of int8 weights included.
         weights_bytes: bytes of its weights in the .bin, tags and padding included; as fp32 where there is no .bin.
         encodings: how they are stored, such as ("fp16", "fp32"); empty where there is no .bin or no weight.
+        outputs: the blobs it makes.
         slices: the ways it can be sliced, the best first; empty when it cannot.
     """
 
@@ -47,6 +58,7 @@ class LayerSummary:
     parameters: int
     weights_bytes: int
     encodings: tuple[str, ...]
+    outputs: tuple[BlobSummary, ...]
     slices: tuple[Axis, ...]
 
 
@@ -74,7 +86,8 @@ class EncodingSummary:
     """All weight arrays stored in one way.
 
     Attributes:
-        encoding: "fp32", "fp16", "int8", or "table" for 256 values and an index an element.
+        encoding: "fp32", "fp16", "bf16", "int8", "table" (256 values and an index an element) or "blocks" (bytes that
+            hold block-quantised weights).
         arrays: how many there are.
         weights_bytes: their bytes in the .bin, tags and padding included.
     """
@@ -82,19 +95,6 @@ class EncodingSummary:
     encoding: str
     arrays: int
     weights_bytes: int
-
-
-@dataclass(frozen=True)
-class BlobSummary:
-    """A blob the caller feeds or fetches.
-
-    Attributes:
-        name: the blob's name.
-        shape: its extents as a numpy array, outermost first; None where the .param does not tell.
-    """
-
-    name: str
-    shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -141,38 +141,63 @@ def inspect_model(opened: NcnnModel, input_shapes: Mapping[str, tuple[int, ...]]
     Args:
         opened: an open model, its .bin missing or not.
         input_shapes: shapes of input blobs that the .param does not tell, as numpy arrays have them.
+
+    Raises:
+        ModelFormatError: `input_shapes` names a blob that the model has not.
     """
     model, arrays = opened.model, opened.weights.arrays
     bin_found = opened.bin_path.exists()
+    shapes = infer_shapes(model, {name: BlobShape.from_numpy(dims) for name, dims in (input_shapes or {}).items()})
     layers = tuple(
-        _summarise(index, layer, arrays[index] if bin_found else None) for index, layer in enumerate(model.layers)
+        _summarise(index, layer, arrays[index] if bin_found else None, shapes)
+        for index, layer in enumerate(model.layers)
     )
-    shapes = dict(input_shapes or {})
     return Inspection(
         param_path=opened.param_path,
         bin_path=opened.bin_path,
         bin_found=bin_found,
         parameters=sum(layer.parameters for layer in layers),
         weights_bytes=sum(layer.weights_bytes for layer in layers),
-        inputs=tuple(BlobSummary(name, shapes.get(name)) for name in model.input_blobs),
-        outputs=tuple(BlobSummary(name, shapes.get(name)) for name in model.output_blobs),
+        inputs=_blobs(model.input_blobs, shapes),
+        outputs=_blobs(model.output_blobs, shapes),
         types=_by_type(layers),
         encodings=_by_encoding(array for of_layer in arrays for array in of_layer),
         layers=layers,
     )
 
 
-def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None) -> LayerSummary:
+def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None, shapes: ShapeReport) -> LayerSummary:
     """One layer; from what its parameters call for when it has no `arrays` in a .bin."""
     encodings: tuple[str, ...] = ()
     if arrays is None:
-        parameters = sum(spec.count for spec in array_specs(layer)) if layer.type in LAYERS else 0
-        weights_bytes = parameters * _FP32_BYTES
+        specs = array_specs(layer) if layer.type in LAYERS else ()
+        parameters = sum(spec.count for spec in specs)
+        weights_bytes = sum(spec.count * (1 if spec.packed else 4) for spec in specs)
     else:
         parameters = sum(array.count for array in arrays)
         weights_bytes = sum(array.end_bytes - array.begin_bytes for array in arrays)
-        encodings = tuple(dict.fromkeys(_ENCODING_NAMES[array.encoding] for array in arrays))
-    return LayerSummary(index, layer.name, layer.type, parameters, weights_bytes, encodings, axes(layer))
+        encodings = tuple(dict.fromkeys(_encoding_name(array) for array in arrays))
+    return LayerSummary(
+        index=index,
+        name=layer.name,
+        type=layer.type,
+        parameters=parameters,
+        weights_bytes=weights_bytes,
+        encodings=encodings,
+        outputs=_blobs(layer.outputs, shapes),
+        slices=axes(layer),
+    )
+
+
+def _encoding_name(array: WeightArray) -> str:
+    return _ENCODING_NAMES.get(array.encoding, array.encoding.value)
+
+
+def _blobs(names: tuple[str, ...], shapes: ShapeReport) -> tuple[BlobSummary, ...]:
+    found = ((name, shapes[name]) for name in names)
+    return tuple(
+        BlobSummary(name, shape.numpy_shape if shape else None, shapes.reasons.get(name, "")) for name, shape in found
+    )
 
 
 def _by_type(layers: Iterable[LayerSummary]) -> tuple[TypeSummary, ...]:
@@ -195,7 +220,7 @@ def _by_type(layers: Iterable[LayerSummary]) -> tuple[TypeSummary, ...]:
 def _by_encoding(arrays: Iterable[WeightArray]) -> tuple[EncodingSummary, ...]:
     groups: dict[str, list[WeightArray]] = defaultdict(list)
     for array in arrays:
-        groups[_ENCODING_NAMES[array.encoding]].append(array)
+        groups[_encoding_name(array)].append(array)
     found = [
         EncodingSummary(name, len(group), sum(one.end_bytes - one.begin_bytes for one in group))
         for name, group in groups.items()

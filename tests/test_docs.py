@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
 import pytest
 
-from flexnn_ncnn.cli.main import SUBCOMMANDS, flexnn
+from flexnn_ncnn.cli.main import SUBCOMMANDS, flexnn, main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path for folder in (ROOT, ROOT / "docs", ROOT / "param_tools") for path in sorted(folder.rglob("*.md"))]
@@ -64,6 +65,20 @@ def commands_of(text: str) -> list[str]:
 def test_commands_in_the_pages_parse(page: Path) -> None:
     for command in commands_of(page.read_text(encoding="utf-8")):
         assert_parses(command)
+
+
+def test_what_the_readme_shows_of_inspect_is_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = code_blocks((ROOT / "README.md").read_text(encoding="utf-8"), "console")
+    shown_blocks = [block for block in blocks if block.startswith("$ flexnn inspect")]
+    assert shown_blocks
+    shutil.copytree(ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("*.bin"))
+    monkeypatch.chdir(tmp_path)
+    for block in shown_blocks:
+        command, _, output = block.partition("\n")
+        assert main(shlex.split(command)[2:]) == 0
+        assert capsys.readouterr().out == output
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

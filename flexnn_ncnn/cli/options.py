@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ __all__ = [
     "model_argument",
     "quiet_option",
     "resolve_model",
+    "shape_option",
     "threads_option",
 ]
 
@@ -43,6 +45,20 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
             self.fail(str(error), param, ctx)
 
 
+class _Shape(click.ParamType):  # type: ignore[type-arg]
+    """A blob and its shape, such as in0=3x224x224: the name, and the extents from the outermost on."""
+
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        blob, _, extents = str(value).rpartition("=")
+        if not blob or not re.fullmatch(r"[1-9][0-9]{0,8}(x[1-9][0-9]{0,8}){0,3}", extents):
+            self.fail(f"{value!r} is not BLOB=CxHxW, such as in0=3x224x224", param, ctx)
+        return blob, tuple(map(int, extents.split("x")))
+
+
 SIZE = _Size()
 """The type of every option that is a size in bytes."""
 
@@ -53,6 +69,14 @@ budget_option = click.option(
     required=True,
     metavar="SIZE",
     help="Bytes that inference may hold beyond the idle process, such as 100MB or 64MiB.",
+)
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    type=_Shape(),
+    multiple=True,
+    metavar="BLOB=CxHxW",
+    help="Shape of an input, where the .param does not tell it; once for each.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Threads to compute on."

@@ -27,7 +27,7 @@ def write_inspection(found: Inspection, stream: TextIO, *, top: int) -> None:
     if largest:
         stream.write(f"\nLargest {len(largest)} of {len(found.weighted)} layers with weights:\n")
         write_table(
-            ("layer", "name", "type", "parameters", "weights", "stored as", "can be sliced by"),
+            ("layer", "name", "type", "output", "parameters", "weights", "stored as", "can be sliced by"),
             [_layer_row(layer) for layer in largest],
             stream,
             right=("layer", "parameters", "weights"),
@@ -46,12 +46,27 @@ def _summary(found: Inspection) -> list[tuple[str, str]]:
         ("weights", weights or "none"),
         ("inputs", _blobs(found.inputs)),
         ("outputs", _blobs(found.outputs)),
+        *([("unknown", _first_unknown(found))] if _first_unknown(found) else []),
         *([("custom", f"layer types that ncnn does not have: {', '.join(custom)}")] if custom else []),
     ]
 
 
+def _first_unknown(found: Inspection) -> str:
+    """Why the first blob without a shape has none, which is why those behind it have none; "" when all are known."""
+    unknown = next((blob for layer in found.layers for blob in layer.outputs if blob.shape is None), None)
+    if unknown is None:
+        return ""
+    is_input = any(unknown.name == one.name for one in found.inputs)
+    hint = f" (--shape {unknown.name}=CxHxW)" if is_input else ""
+    return f"shapes from blob {unknown.name!r} on: {unknown.unknown}{hint}"
+
+
 def _blobs(blobs: tuple[BlobSummary, ...]) -> str:
-    return ", ".join(f"{one.name} {'x'.join(map(str, one.shape)) if one.shape else '(shape unknown)'}" for one in blobs)
+    return ", ".join(f"{one.name} {_shape(one) or '(shape unknown)'}" for one in blobs)
+
+
+def _shape(blob: BlobSummary) -> str:
+    return "x".join(map(str, blob.shape or ()))
 
 
 def _layer_row(layer: LayerSummary) -> tuple[str, ...]:
@@ -59,6 +74,7 @@ def _layer_row(layer: LayerSummary) -> tuple[str, ...]:
         str(layer.index),
         layer.name,
         layer.type,
+        ", ".join(_shape(blob) or "?" for blob in layer.outputs),
         f"{layer.parameters:,}",
         format_bytes(layer.weights_bytes),
         "+".join(layer.encodings) or "-",

@@ -88,6 +88,33 @@ def test_what_can_be_sliced_says_how_and_how_far(whole: Path) -> None:
     assert slices[4] == slices[5] == []
 
 
+def test_shapes_are_known_as_far_as_they_can_be(whole: Path) -> None:
+    found = inspected(whole)
+    assert [(one.name, one.shape) for one in found.inputs] == [("in0", (3, 8, 8))]
+    shapes = [layer.outputs[0].shape for layer in found.layers]
+    assert shapes == [(3, 8, 8), (6, 8, 8), (4, 8, 8), (10,), None, None]
+    assert "'mine' (MyLayer)" in found.layers[4].outputs[0].unknown
+    assert [(one.name, one.shape) for one in found.outputs] == [("out0", None)]
+
+
+def test_a_shape_the_param_does_not_tell_can_be_given(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole.write_text(GRAPH.replace(" 0=8 1=8 2=3", ""))
+    assert "inputs      in0 (shape unknown)" in text_of(inspected(whole), top=0)
+    assert "'in0' on: " in text_of(inspected(whole), top=0)
+    assert "(--shape in0=CxHxW)" in text_of(inspected(whole), top=0)
+    assert inspected(whole, in0=(3, 8, 8)).layers[3].outputs[0].shape == (10,)
+    assert main(["inspect", str(whole), "--shape", "in0=3x8x8"]) == 0
+    assert "inputs      in0 3x8x8" in capsys.readouterr().out
+    assert main(["inspect", str(whole), "--shape", "data=3x8x8"]) == 1
+    assert "no blob 'data'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", ["3x8x8", "in0=", "in0=3x", "in0=0x8", "in0=3x-8", "in0=1x1x1x1x1", "in0=axb", "=3"])
+def test_a_malformed_shape_is_a_usage_error(shape: str, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(whole), "--shape", shape]) == 2
+    assert "is not BLOB=CxHxW" in capsys.readouterr().err
+
+
 def text_of(found: Inspection, top: int) -> str:
     stream = io.StringIO()
     write_inspection(found, stream, top=top)
@@ -100,6 +127,7 @@ def test_the_text_names_what_matters(whole: Path) -> None:
     assert "layer types that ncnn does not have: MyLayer" in text
     assert "Largest 1 of 3 layers with weights" in text
     assert "outputs (10)" in text
+    assert "shapes from blob '4' on: " in text
     assert "c1 " not in text
     assert "\x1b" not in text_of(inspected(whole), top=10)
     assert "Largest" not in text_of(inspected(whole), top=0)
