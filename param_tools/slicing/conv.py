@@ -2,8 +2,8 @@
 
 A slice is a convolution of its own as long as it stays on the whole's kernel: winograd, im2col + GEMM and the
 direct kernels sum in different orders. ncnn chooses by the numbers of inputs and outputs
-(`Convolution_x86::create_pipeline`, `Convolution_arm::create_pipeline`), hence `least_units`; winograd computes
-tiles of rows, hence the granularity of rows. Sums of int8 weights are integers, and exact in any kernel.
+(`Convolution_x86::create_pipeline`, `Convolution_arm::create_pipeline`), hence `least_units`. Sums of int8 weights
+are integers, and exact in any kernel.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from dataclasses import replace
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
-from param_tools.slicing.rows import rows_axis, take_rows
-from param_tools.slicing.rule import HINTS, LANES, Axis, LayerSlice, find_axis, take_arrays
+from param_tools.slicing.rows import convolution_rows, may_be_winograd, take_rows
+from param_tools.slicing.rule import HINTS, Axis, LayerSlice, find_axis, outputs_axis, take_arrays
 from param_tools.slicing.window import convolution_windows
 
 __all__ = ["axes", "least_outputs", "take"]
 
 _BLOB_AXIS = {"Convolution1D": "h"}
 _PER_OUTPUT = {"weight": 0, "bias": 0, "weight_scales": 0}
-_WINOGRAD_ROWS = 12  # its tiles are 2, 4 or 6 rows
 
 
 def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
@@ -33,13 +32,11 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     exact = not _hinted_winograd(layer, params)
     found: tuple[Axis, ...] = ()
     if params["num_output"] > 1:
-        blob_axis, least = _BLOB_AXIS.get(layer.type, "c"), least_outputs(layer)
-        found = (Axis("outputs", params["num_output"], LANES, exact, blob_axis, least),)
-    if layer.type == "Convolution" and len(layer.inputs) == 1:
-        tile = _row_tile(params)
-        # with packing off ncnn computes a dilated layer as dilation^2 dense ones, each of which needs a row
-        rows = rows_axis(convolution_windows(layer, inputs[0]) if inputs else None, inputs, tile)
-        found += tuple(replace(axis, exact=exact, least_units=params["dilation_h"]) for axis in rows)
+        axis = outputs_axis(layer, _BLOB_AXIS.get(layer.type, "c"))
+        found = (replace(axis, exact=axis.exact and exact, least_units=least_outputs(layer)),)
+    if layer.type == "Convolution" and inputs:
+        rows = convolution_rows(layer, inputs, params["num_output"])
+        found += tuple(replace(axis, exact=axis.exact and exact) for axis in rows)
     return found
 
 
@@ -77,21 +74,11 @@ def least_outputs(layer: Layer) -> int:
     return max((least for holds, least in thresholds if holds and outputs >= least), default=1)
 
 
-def _may_be_winograd(params: dict[str, int]) -> bool:
-    """Whether it is a 3x3 convolution of stride 1; a dilated one becomes dense ones when packing is off."""
-    square = params["kernel_w"] == params["kernel_h"] == 3 and params["stride_w"] == params["stride_h"] == 1
-    return square and params["dilation_w"] == params["dilation_h"]
-
-
 def _hinted_winograd(layer: Layer, params: dict[str, int]) -> bool:
     """Whether shape hints choose the kernel, by a table of ncnn's that a slice would look up elsewhere."""
     return (
         layer.type == "Convolution"
         and HINTS in layer.params
-        and _may_be_winograd(params)
+        and may_be_winograd(params)
         and not params["int8_scale_term"]
     )
-
-
-def _row_tile(params: dict[str, int]) -> int:
-    return _WINOGRAD_ROWS * params["dilation_h"] if _may_be_winograd(params) and not params["int8_scale_term"] else 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
-from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
+from param_tools.slicing.rule import Axis, LayerSlice, find_axis, outputs_axis, take_arrays
 
 __all__ = ["axes", "take"]
 
@@ -20,7 +20,7 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     if params.get("dynamic_weight") or len(layer.inputs) != 1 or params["num_output"] <= 1:
         return ()
     blob_axis = "h" if layer.type == "Deconvolution1D" else "c"
-    return (Axis("outputs", params["num_output"], LANES, exact=True, blob_axis=blob_axis),)
+    return (outputs_axis(layer, blob_axis),)
 
 
 def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
-from param_tools.slicing.rows import rows_axis, take_rows
-from param_tools.slicing.rule import LANES, ArrayTake, Axis, BlobTake, LayerSlice, find_axis
+from param_tools.slicing.rows import convolution_rows, take_rows
+from param_tools.slicing.rule import ArrayTake, Axis, BlobTake, LayerSlice, find_axis, interleaved_axis
 from param_tools.slicing.window import convolution_windows
 
 __all__ = ["axes", "take"]
 
 _ONE_DIMENSIONAL = ("ConvolutionDepthWise1D", "DeconvolutionDepthWise1D")
-_WINOGRAD_ROWS = 12
 
 
 def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
@@ -22,18 +21,21 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     params = int_params(layer)
     if params.get("dynamic_weight") or len(layer.inputs) != 1:
         return ()
-    found: tuple[Axis, ...] = ()
     groups, outputs = params["group"], params["num_output"]
-    if groups > 1 and outputs % groups == 0:
-        # groups of several channels are layers of their own inside ncnn; single channels are computed in lanes
-        depthwise = outputs == groups and array_specs(layer)[0].dims[1] == 1
-        exact = not depthwise or groups % 4 == 0
+    if groups < 1 or outputs % groups:
+        return ()
+    # single channels are computed in lanes; groups of several are convolutions of their own inside ncnn
+    depthwise = outputs == groups and array_specs(layer)[0].dims[1] == 1
+    found: tuple[Axis, ...] = ()
+    if groups > 1:
         blob_axis = "h" if layer.type in _ONE_DIMENSIONAL else "c"
-        found = (Axis("channels", groups, LANES if depthwise else 1, exact, blob_axis),)
+        found = (
+            interleaved_axis("channels", groups, blob_axis)
+            if depthwise
+            else Axis("channels", groups, 1, exact=True, blob_axis=blob_axis),
+        )
     if layer.type == "ConvolutionDepthWise" and inputs:
-        grouped_winograd = groups != outputs and params["kernel_w"] == 3
-        tile = _WINOGRAD_ROWS * params["dilation_h"] if grouped_winograd else 1
-        found += rows_axis(convolution_windows(layer, inputs[0]), inputs, tile)
+        found += convolution_rows(layer, inputs, outputs // groups, plain=depthwise)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
-from param_tools.slicing.rule import Axis, LayerSlice, find_axis, take_arrays
+from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
 
 __all__ = ["axes", "take"]
 
@@ -17,7 +17,7 @@ _BLOCKED = 400  # quantize_term from here on: B is packed along K, a row per out
 
 
 def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
-    """`outputs` (N) when B is constant, `m` when A is; exact at any cut.
+    """`outputs` (N) when B is constant, `m` when A is; exact at multiples of the widest tile.
 
     None when C is an input blob, which would have to be cut too.
     """
@@ -28,7 +28,7 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     name, units = ("outputs", params["constantN"]) if params["constantB"] else ("m", params["constantM"])
     inner = (name == "outputs") != bool(params["output_transpose"])
     blob_axis = "w" if inner else "c" if params["output_N1M"] else "h"
-    return (Axis(name, units, 1, exact=True, blob_axis=blob_axis),) if units > 1 else ()
+    return (Axis(name, units, LANES, exact=True, blob_axis=blob_axis),) if units > 1 else ()
 
 
 def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from param_tools.graph import Layer
 from param_tools.schema import array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
-from param_tools.slicing.rule import LANES, Axis, LayerSlice, find_axis, take_arrays
+from param_tools.slicing.rule import Axis, LayerSlice, find_axis, interleaved_axis, take_arrays
 
 __all__ = ["axes", "take"]
 
@@ -15,11 +15,9 @@ _PER_OUTPUT = {"weight": 0, "bias": 0, "weight_scales": 0}
 
 
 def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
-    """`outputs`; exact when their number lets ncnn interleave them, as it then does in the slices too."""
+    """`outputs`."""
     outputs = int_params(layer)["num_output"]
-    if outputs <= 1:
-        return ()
-    return (Axis("outputs", outputs, LANES, exact=outputs % 4 == 0, blob_axis="w"),)
+    return (interleaved_axis("outputs", outputs, "w"),) if outputs > 1 else ()
 
 
 def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:

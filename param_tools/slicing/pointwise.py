@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from param_tools.graph import Layer
-from param_tools.schema import array_specs
+from param_tools.schema import array_specs, int_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.rule import Axis, BlobTake, LayerSlice, find_axis, take_arrays
 
-__all__ = ["PER_CHANNEL", "PER_ELEMENT", "axes", "take"]
+__all__ = ["APPROXIMATED", "ARITHMETIC", "PER_CHANNEL", "axes", "take"]
 
-PER_ELEMENT = (
-    *("AbsVal", "BinaryOp", "BNLL", "CELU", "Clip", "Dropout", "Eltwise", "ELU", "Erf", "Exp", "GELU", "HardSigmoid"),
-    *("HardSwish", "Log", "Mish", "Noop", "Power", "ReLU", "SELU", "Shrink", "Sigmoid", "Softplus", "Swish", "TanH"),
-    *("Threshold", "UnaryOp"),
+_EXACT_OPERATIONS = (0, 1, 2, 3, 4, 5, 7, 8)  # + - * / max min, and - / with operands swapped
+
+ARITHMETIC = ("AbsVal", "Clip", "Dropout", "Eltwise", "HardSigmoid", "HardSwish", "Noop", "ReLU", "Shrink", "Threshold")
+"""Types of a few exact operations per element."""
+
+APPROXIMATED = (
+    *("BinaryOp", "BNLL", "CELU", "ELU", "Erf", "Exp", "GELU", "Log", "Mish", "Power", "SELU", "Sigmoid", "Softplus"),
+    *("Swish", "TanH", "UnaryOp"),
 )
-"""Types without weights."""
+"""Types that ncnn computes by an approximation in lanes and by the C library beside them: cuts move some elements."""
 
 PER_CHANNEL = ("BatchNorm", "Bias", "PReLU", "Scale")
 """Types with a weight per channel, shared by all rows of a blob with three axes."""
@@ -30,7 +34,12 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
         return ()
     if layer.type in PER_CHANNEL and len(inputs) > 1:  # a Scale by a blob
         return ()
-    return (Axis("rows", inputs[0].h, 1, exact=True, blob_axis="h"),)
+    exact = layer.type not in APPROXIMATED or _is_arithmetic(layer)
+    return (Axis("rows", inputs[0].h, 1, exact, blob_axis="h"),)
+
+
+def _is_arithmetic(layer: Layer) -> bool:
+    return layer.type == "BinaryOp" and int_params(layer)["op_type"] in _EXACT_OPERATIONS
 
 
 def take(layer: Layer, axis: str, begin: int, end: int, inputs: Sequence[BlobShape] = ()) -> LayerSlice:

@@ -69,7 +69,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "InnerProduct": Rule(inner_product.axes, inner_product.take),
         "MultiHeadAttention": Rule(attention.axes, attention.take),
         "Pooling": Rule(pooling.axes, pooling.take),
-        **dict.fromkeys([*pointwise.PER_ELEMENT, *pointwise.PER_CHANNEL], _POINTWISE),
+        **dict.fromkeys([*pointwise.ARITHMETIC, *pointwise.APPROXIMATED, *pointwise.PER_CHANNEL], _POINTWISE),
     }
 )
 """Layer type -> its rule; types without one cannot be cut."""

@@ -14,9 +14,22 @@ import numpy.typing as npt
 
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
-from param_tools.schema import ArraySpec, array_specs
+from param_tools.schema import ArraySpec, array_specs, int_params
 
-__all__ = ["HINTS", "LANES", "ArrayTake", "Axis", "BlobTake", "LayerSlice", "find_axis", "take_arrays", "taken_view"]
+__all__ = [
+    "HINTS",
+    "LANES",
+    "ArrayTake",
+    "Axis",
+    "BlobTake",
+    "LayerSlice",
+    "find_axis",
+    "has_approximate_activation",
+    "interleaved_axis",
+    "outputs_axis",
+    "take_arrays",
+    "taken_view",
+]
 
 HINTS = 30
 """Parameter id of the shapes a layer's outputs are said to have; those of a slice are others, so it has none."""
@@ -93,6 +106,8 @@ class Axis:
         blob_axis: dimension of the output along which the parts lie: "c", "h" or "w"; "sum" when each slice gives
             the whole output's shape and the output is their sum.
         least_units: a slice of fewer units may get another kernel than the whole, and so other rounding.
+        odd: slices must hold an odd number of granules to keep the bits: ncnn interleaves as many outputs as divide
+            their number, and of 1000 that is 8, but of 496 it is 16.
     """
 
     name: str
@@ -101,6 +116,31 @@ class Axis:
     exact: bool
     blob_axis: str
     least_units: int = 1
+    odd: bool = False
+
+
+def interleaved_axis(name: str, units: int, blob_axis: str) -> Axis:
+    """An axis of units that ncnn computes in lanes, with kernels that round differently for 16, 8, 4 and single ones.
+
+    Slices keep the kernel when the same power of two divides their units. Below 8 that depends on options, so such
+    slices are not claimed to be exact.
+    """
+    if units % LANES == 0 or units % (LANES // 2):
+        return Axis(name, units, LANES, units % LANES == 0, blob_axis)
+    return Axis(name, units, LANES // 2, True, blob_axis, odd=True)
+
+
+def has_approximate_activation(layer: Layer) -> bool:
+    """Whether it ends in a sigmoid (4) or mish (5), which ncnn computes otherwise in lanes than one by one."""
+    return int_params(layer)["activation_type"] in (4, 5)
+
+
+def outputs_axis(layer: Layer, blob_axis: str) -> Axis:
+    """The axis `outputs` of a convolution that sums every output by itself, whatever its neighbours in a lane."""
+    units = int_params(layer)["num_output"]
+    if has_approximate_activation(layer):
+        return interleaved_axis("outputs", units, blob_axis)
+    return Axis("outputs", units, LANES, exact=True, blob_axis=blob_axis)
 
 
 def find_axis(layer: Layer, axes: tuple[Axis, ...], name: str, begin: int, end: int) -> Axis:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +24,13 @@ from param_tools.slicing.policy import cuts
         ((3, 1, 100, 1), ((0, 1), (1, 2), (2, 3))),
         ((5, 1, 0, 1), ((0, 5),)),
         ((8, 16, 100, 1), ((0, 8),)),
+        ((1000, 8, 1, 500, 1, True), ((0, 328), (328, 656), (656, 1000))),
+        ((24, 8, 1, 16, 1, True), ((0, 8), (8, 16), (16, 24))),
+        ((40, 8, 1, 25, 1, True), ((0, 8), (8, 16), (16, 40))),
     ],
 )
 def test_cuts_are_as_few_and_as_even_as_the_limits_allow(
-    arguments: tuple[int, ...], expected: tuple[tuple[int, int], ...]
+    arguments: tuple[Any, ...], expected: tuple[tuple[int, int], ...]
 ) -> None:
     assert cuts(*arguments) == expected
 
@@ -55,3 +60,18 @@ def test_cuts_cover_the_axis_and_keep_every_limit(
         assert min(sizes) >= least_units
     if least_units == 1:
         assert all(size * unit_bytes <= max_bytes or size <= granularity for size in sizes)
+
+
+@given(half=st.integers(0, 500), unit_bytes=st.integers(1, 100), max_bytes=st.integers(1, 10**5))
+def test_odd_cuts_hold_odd_numbers_of_granules(half: int, unit_bytes: int, max_bytes: int) -> None:
+    units = (2 * half + 1) * 8
+    ranges = cuts(units, 8, unit_bytes, max_bytes, odd=True)
+    sizes = [end - begin for begin, end in ranges]
+    assert sum(sizes) == units
+    assert all(size % 16 == 8 for size in sizes)
+    assert all(size * unit_bytes <= max_bytes or size == 8 for size in sizes)
+
+
+def test_an_even_number_of_granules_has_no_odd_cuts() -> None:
+    with pytest.raises(ValueError, match="cannot cut 32 units of 1 bytes at odd multiples of 8"):
+        cuts(32, 8, 1, 8, odd=True)
