@@ -11,7 +11,7 @@ from param_tools.slicing.rule import Axis, BlobTake, LayerSlice, find_axis, take
 
 __all__ = ["APPROXIMATED", "ARITHMETIC", "PER_CHANNEL", "axes", "take"]
 
-_EXACT_OPERATIONS = (0, 1, 2, 3, 4, 5, 7, 8)  # + - * / max min, and - / with operands swapped
+_EXACT_OPERATIONS = (0, 1, 2, 4, 5, 7)  # + - * max min, and - with operands swapped
 
 ARITHMETIC = ("AbsVal", "Clip", "Dropout", "Eltwise", "HardSigmoid", "HardSwish", "Noop", "ReLU", "Shrink", "Threshold")
 """Types of a few exact operations per element."""

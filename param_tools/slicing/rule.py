@@ -131,16 +131,18 @@ def interleaved_axis(name: str, units: int, blob_axis: str) -> Axis:
 
 
 def has_approximate_activation(layer: Layer) -> bool:
-    """Whether it ends in a sigmoid (4) or mish (5), which ncnn computes otherwise in lanes than one by one."""
+    """Whether it ends in an activation whose bits depend on how many elements a lane holds."""
     return int_params(layer)["activation_type"] in (4, 5)
 
 
 def outputs_axis(layer: Layer, blob_axis: str) -> Axis:
-    """The axis `outputs` of a convolution that sums every output by itself, whatever its neighbours in a lane."""
+    """The axis `outputs` of a convolution, which sums every output by itself, whatever its neighbours in a lane.
+
+    Sigmoid (4) and mish (5) are the exception: ncnn approximates them in lanes and calls the C library beside them.
+    """
     units = int_params(layer)["num_output"]
-    if has_approximate_activation(layer):
-        return interleaved_axis("outputs", units, blob_axis)
-    return Axis("outputs", units, LANES, exact=True, blob_axis=blob_axis)
+    exact = units % LANES == 0 or not has_approximate_activation(layer)
+    return Axis("outputs", units, LANES, exact, blob_axis)
 
 
 def find_axis(layer: Layer, axes: tuple[Axis, ...], name: str, begin: int, end: int) -> Axis:

@@ -8,7 +8,7 @@ import numpy as np
 
 from param_tools.encoding import Encoding
 from param_tools.model_io import NcnnModel, write_model
-from param_tools.slicing.rewrite import SlicedModel, Source
+from param_tools.slicing.cut import SlicedModel, Source
 from param_tools.slicing.rule import taken_view
 from param_tools.weights import StoredArray
 
