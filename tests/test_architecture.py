@@ -32,6 +32,8 @@ ALLOWED = {
     **dict.fromkeys(RECORDS, (*RECORDS, "param_tools", "numpy")),
     "flexnn_ncnn.units": ("param_tools.errors",),
     "flexnn_ncnn.planning": (*RECORDS, "flexnn_ncnn.planning", "param_tools.errors", "numpy"),
+    # Independent of what it checks.
+    "flexnn_ncnn.planning.validate": (*RECORDS, "param_tools.errors", "numpy"),
     "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy"),
     "flexnn_ncnn.runtime.native": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy", "ncnn"),
     "flexnn_ncnn.zoo": ("flexnn_ncnn", "param_tools", "numpy", "PIL"),
@@ -228,6 +230,14 @@ def test_the_list_of_commands_loads_click_alone() -> None:
     loaded = loaded_by(statement)
     assert "click" in loaded
     assert loaded.isdisjoint({*HEAVY, "ncnn", "numpy"} - {"click"})
+
+
+def test_the_library_loads_nothing_that_only_some_of_it_needs() -> None:
+    rooms = ("flexnn_ncnn.cli", "flexnn_ncnn.reporters", "flexnn_ncnn.__main__")
+    library = [name for name in MODULES if not any(lies_in(name, room) for room in rooms)]
+    loaded = loaded_by("\n".join(f"import {name}" for name in library))
+    assert "numpy" in loaded
+    assert loaded.isdisjoint(HEAVY)
 
 
 def test_param_tools_loads_neither_ncnn_nor_what_it_needs_only_sometimes() -> None:

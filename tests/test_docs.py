@@ -67,6 +67,14 @@ def test_commands_in_the_pages_parse(page: Path) -> None:
         assert_parses(command)
 
 
+@pytest.mark.parametrize("package", ["flexnn_ncnn", "param_tools"])
+def test_the_architecture_page_knows_every_room(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / package).glob("*.py") if not path.stem.startswith("__")}
+    folders = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
+    assert {name for name in modules | folders if f"`{name}`" not in text} == set()
+
+
 def test_what_the_readme_shows_of_inspect_is_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
