@@ -191,9 +191,10 @@ def _tile(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
         axis = axis_of(dims, values["axis"])
         repeats = tuple(values["tiles"] if i == axis else 1 for i in range(len(dims)))
     require(len(repeats) <= 4, f"{len(repeats)} repeats")
-    rank = max(len(dims), len(repeats))
-    padded = [(1,) * (rank - len(sizes)) + tuple(sizes) for sizes in (dims, repeats)]
-    return [tuple(size * times for size, times in zip(*padded, strict=True))]
+    names = "dhw" if len(repeats) == 3 and len(dims) == 4 else _NAMES[len(repeats)]
+    times = dict(zip(names, repeats, strict=True))
+    sizes = dict(zip(_NAMES[len(dims)], dims, strict=True))
+    return [tuple(sizes.get(axis, 1) * times.get(axis, 1) for axis in _NAMES[max(len(dims), len(repeats))])]
 
 
 def _reduction(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:

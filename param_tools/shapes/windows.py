@@ -6,6 +6,7 @@ Blobs are (channels, spatial...) with one spatial axis for the 1D types, two, or
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,12 +58,23 @@ def _slide(size: int, window: _Window, pads: int, *, ceil: bool = False) -> int:
 def _convolved(spatial: Dims, windows: Sequence[_Window]) -> Dims:
     pads = _all_pads(windows)
     if pads[0] in _SAME and len(set(pads)) == 1:
-        return tuple(-(-size // window.stride) for size, window in zip(spatial, windows, strict=True))
+        return _same_sized(spatial, windows)
     padded = max(pads) > 0
     require(min(pads) >= 0 or not padded, f"paddings {pads}")
     return tuple(
         _slide(size, window, sum(window.pads) if padded else 0) for size, window in zip(spatial, windows, strict=True)
     )
+
+
+def _same_sized(spatial: Dims, windows: Sequence[_Window]) -> Dims:
+    """Output of SAME padding; ncnn corrupts memory where one axis needs padding and another too little of it."""
+    made = tuple(-(-size // window.stride) for size, window in zip(spatial, windows, strict=True))
+    missing = [
+        (out - 1) * window.stride + window.extent - size
+        for out, size, window in zip(made, spatial, windows, strict=True)
+    ]
+    require(max(missing) <= 0 or min(missing) >= 0, "SAME padding of a stride larger than the kernel along one axis")
+    return made
 
 
 def _convolution(axes: str) -> Rule:
@@ -103,6 +115,7 @@ def _cut(full: Dims, windows: Sequence[_Window], stated: Dims) -> Dims:
         return tuple(size - sum(window.pads) for size, window in zip(full, windows, strict=True))
     if min(stated) > 0:
         require(any(pad in _SAME for pad in pads), "it states an output size but no SAME padding")
+        require(all(map(operator.le, stated, full)), f"it states an output of {stated} but makes {full}")
         return stated
     return full
 
@@ -116,10 +129,11 @@ def _pooling(axes: str) -> Rule:
             return [(channels,)]
         if values["adaptive_pooling"]:
             wanted = [values[f"out_{axis}"] for axis in axes]
+            require(wanted[0] != -233 or len(axes) > 1, "Pooling1D cannot keep its input's size")
             return [(channels, *(size if out == -233 else out for out, size in zip(wanted, spatial, strict=True)))]
         windows = _windows(values, axes)
         if values["pad_mode"] in (2, 3):  # SAME_UPPER, SAME_LOWER
-            return [(channels, *(-(-size // window.stride) for size, window in zip(spatial, windows, strict=True)))]
+            return [(channels, *_same_sized(tuple(spatial), windows))]
         full = values["pad_mode"] == 0  # ncnn pads the end so that the last window is whole
         sizes = (
             _slide(size, window, sum(window.pads), ceil=full) for size, window in zip(spatial, windows, strict=True)

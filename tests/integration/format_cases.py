@@ -31,6 +31,11 @@ class Case:
     int8: bool = False
 
     @property
+    def has_tags(self) -> bool:
+        """Whether ncnn reads a tag before any of its arrays."""
+        return any(load == 0 for _, load in ncnn_loads(self.layer) or [])
+
+    @property
     def model(self) -> Model:
         feeds = [Layer("Input", blob, (), (blob,)) for blob in self.layer.inputs]
         return Model((*feeds, self.layer))
@@ -283,12 +288,18 @@ def ncnn_loads(layer: Layer) -> list[tuple[int, int]] | None:
     return recorder.calls
 
 
+# Tagged arrays that stay floats where the weights are int8: C of Gemm, the biases and the projection of LSTM.
+_FLOATS_BESIDE_INT8 = {"Gemm": (1,), "RNN": (1,), "GRU": (1,), "LSTM": (1, 3)}
+
+
 def pack_bin(layer: Layer, tag: int = 0, *, seed: int = 0) -> bytes:
     """A .bin for `layer`, straight from what ncnn asks for; `tag` for the arrays that have one."""
     rng = np.random.default_rng(seed)
     packed = b""
-    for count, load in ncnn_loads(layer) or []:
-        if load == 0:
+    for index, (count, load) in enumerate(ncnn_loads(layer) or []):
+        if load == 0 and tag == INT8_TAG and index in _FLOATS_BESIDE_INT8.get(layer.type, ()):
+            packed += bytes(4) + _payload(rng, count, 0)
+        elif load == 0:
             packed += tag.to_bytes(4, "little") + _payload(rng, count, tag)
         elif load == 1:
             # positive and of the order of 1: these may be scales or variances
