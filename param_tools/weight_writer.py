@@ -78,11 +78,12 @@ class WeightWriter:
 
 
 def _chunks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """`values` in order, as pieces of a few MiB."""
-    if values.nbytes <= _CHUNK_BYTES:
+    """`values` in order, as pieces that span a few MiB of the memory they lie in: a column spans all rows."""
+    row_bytes = max(values.strides[0], values.nbytes // len(values)) if values.ndim and len(values) else 0
+    if row_bytes * (len(values) if values.ndim else 1) <= _CHUNK_BYTES:
         yield values
-    elif values.nbytes // len(values) <= _CHUNK_BYTES:
-        step = _CHUNK_BYTES * len(values) // values.nbytes
+    elif row_bytes <= _CHUNK_BYTES:
+        step = _CHUNK_BYTES // row_bytes
         for begin in range(0, len(values), step):
             yield values[begin : begin + step]
     else:
