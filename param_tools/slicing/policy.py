@@ -1,8 +1,19 @@
-"""How many slices, and where: bytes to cuts, nothing else."""
+"""How many slices, and where: bytes to cuts. Pure: no files, no clock, no environment."""
 
 from __future__ import annotations
 
-__all__ = ["cuts"]
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from param_tools.graph import Layer, Model
+from param_tools.schema import int_params
+from param_tools.shapes import BlobShape
+from param_tools.slicing.cut import Cut, file_axes
+from param_tools.slicing.rule import Axis
+
+__all__ = ["WeightLimits", "cut_axis", "cuts", "load_factor", "plan_cuts"]
+
+_FULLY_CONNECTED = ("Embed", "Gemm", "InnerProduct", "MultiHeadAttention")
 
 
 def cuts(
@@ -50,6 +61,89 @@ def cuts(
 def _spread(units: int, granularity: int, count: int, granules: int, step: int) -> tuple[tuple[int, int], ...]:
     """`count` ranges of nearly equal numbers of granules, equal ones modulo `step`."""
     spare = (granules - count) // step
-    sizes = [1 + step * (spare * (i + 1) // count - spare * i // count) for i in range(count)]
-    ends = [min(granularity * sum(sizes[: i + 1]), units) for i in range(count)]
+    ends = [min(granularity * (i + 1 + step * (spare * (i + 1) // count)), units) for i in range(count)]
     return tuple(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def cut_axis(axis: Axis, weights_bytes: int, max_bytes: int) -> tuple[tuple[int, int], ...]:
+    """The ranges that bring slices along `axis` to `max_bytes` of the layer's `weights_bytes`, as far as it can."""
+    unit_bytes = -(-weights_bytes // axis.units)
+    return cuts(axis.units, axis.granularity, unit_bytes, max_bytes, axis.least_units, axis.odd)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLimits:
+    """Bytes of weights a layer may have; None is no limit. Weights count as ncnn holds them: fp32, or int8.
+
+    Attributes:
+        conv_bytes: for convolutions and deconvolutions of all kinds.
+        fc_bytes: for InnerProduct, Gemm, MultiHeadAttention and Embed.
+        load_bytes: for any layer, counting what it takes to load: the weights and ncnn's transformed copy.
+    """
+
+    conv_bytes: int | None = None
+    fc_bytes: int | None = None
+    load_bytes: int | None = None
+
+    def of_layer(self, layer: Layer) -> int | None:
+        """The limit for `layer`."""
+        kind = (
+            self.fc_bytes if layer.type in _FULLY_CONNECTED else self.conv_bytes if "onvolution" in layer.type else None
+        )
+        load = None if self.load_bytes is None else max(int(self.load_bytes / load_factor(layer)), 1)
+        limits = [limit for limit in (kind, load) if limit is not None]
+        return min(limits) if limits else None
+
+
+def load_factor(layer: Layer) -> float:
+    """Bytes at the peak of loading `layer`, as a multiple of its raw weights: at most that, with ncnn's defaults.
+
+    Winograd weights are 16/9, 36/9 or 64/9 as many as the raw ones, int8 ones of 4 bytes each, and im2col + GEMM makes
+    a second copy on the way.
+    """
+    if layer.type in ("Embed", "MemoryData"):
+        return 1.0
+    if "onvolution" not in layer.type:
+        return 2.0
+    params = int_params(layer)
+    kernel, pixels = params["kernel_w"], params["kernel_w"] * params.get("kernel_h", 1) * params.get("kernel_d", 1)
+    if layer.type == "Convolution" and pixels == 9 and kernel == 3 and params["stride_w"] == params["stride_h"] == 1:
+        inputs = params["weight_data_size"] // max(9 * params["num_output"], 1)
+        if params["int8_scale_term"]:
+            return 1 + 4 * 36 / 9
+        return 1 + (64 if max(inputs, params["num_output"]) <= 128 else 36) / 9
+    return 2.0 if pixels == 1 or "DepthWise" in layer.type else 3.0
+
+
+def plan_cuts(
+    model: Model,
+    weights_bytes: Sequence[int],
+    limits: WeightLimits,
+    *,
+    exact_only: bool = False,
+    shapes: Mapping[str, BlobShape] | None = None,
+) -> tuple[Cut, ...]:
+    """Cuts every layer whose weights exceed the limits.
+
+    Rows are left alone: slices of rows would each need all the weights.
+
+    Args:
+        model: the layers.
+        weights_bytes: per layer, the bytes of its weights in memory.
+        limits: what a slice may have.
+        exact_only: cut only where slices are bit-identical to the whole.
+        shapes: blob -> shape, as far as known; attention with a mask cannot be cut without.
+    """
+    found = []
+    for index, layer in enumerate(model.layers):
+        limit = limits.of_layer(layer)
+        if limit is None or weights_bytes[index] <= limit:
+            continue
+        usable = [
+            axis for axis in file_axes(model, index, shapes) if axis.name != "rows" and (axis.exact or not exact_only)
+        ]
+        if usable:
+            ranges = cut_axis(usable[0], weights_bytes[index], limit)
+            if len(ranges) > 1:
+                found.append(Cut(index, usable[0].name, ranges))
+    return tuple(found)
