@@ -23,6 +23,8 @@ SUBCOMMANDS = {
     "inspect": Subcommand(
         "flexnn_ncnn.cli.inspect:inspect", "Show a model's layers and weights, and what can be sliced."
     ),
+    "slice": Subcommand("flexnn_ncnn.cli.slice:command", "Cut layers with many weights into slices."),
+    "convert": Subcommand("flexnn_ncnn.cli.convert:command", "Store a model's weights as fp16, or as fp32 again."),
 }
 """The subcommands in the order `flexnn --help` shows them."""
 
