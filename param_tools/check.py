@@ -6,6 +6,7 @@ from os import PathLike
 
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model
+from param_tools.schema import ONE_BLOB_TYPES
 
 __all__ = ["check_model", "check_names"]
 
@@ -13,18 +14,25 @@ _MAX_NAME_BYTES = 255
 
 
 def check_model(model: Model, *, path: str | PathLike[str] | None = None) -> None:
-    """Proves that every blob has one producer and is read only after it.
+    """Proves that every blob has one producer and is read only after it, and that layers have blobs as they need.
 
     Args:
         model: the model.
         path: the file it came from, named in errors.
 
     Raises:
-        ModelFormatError: an unknown blob, one produced twice, a cycle (its blobs are named) or a layer
-            that stands before the producer of its input.
+        ModelFormatError: an unknown blob, one produced twice, a cycle (its blobs are named), a layer that
+            stands before the producer of its input, or one with more inputs or outputs than ncnn allows.
     """
     seen: set[str] = set()
     for layer in model.layers:
+        if layer.type in ONE_BLOB_TYPES and not len(layer.inputs) == len(layer.outputs) == 1:
+            raise ModelFormatError(
+                f"layer {layer.name!r} ({layer.type}) has {len(layer.inputs)} inputs and {len(layer.outputs)} outputs, "
+                "not one of each",
+                path=path,
+                line=layer.line or None,
+            )
         for blob in layer.inputs:
             if blob not in seen:
                 raise ModelFormatError(_why_missing(model, layer, blob), path=path, line=layer.line or None)

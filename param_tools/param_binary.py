@@ -17,7 +17,8 @@ from types import MappingProxyType
 from param_tools.check import check_model
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model, ParamValue
-from param_tools.param_text import MAGIC, MAX_PARAM_ID, MAX_TEXT_BYTES, OLD_ARRAY_ID, Value
+from param_tools.param_text import MAGIC
+from param_tools.param_value import MAX_PARAM_ID, MAX_TEXT_BYTES, OLD_ARRAY_ID, Value, decode
 from param_tools.schema import COMMON_PARAMS, LAYERS
 
 __all__ = ["TYPE_NAMES", "format_param_binary", "is_binary", "parse_param_binary"]
@@ -144,7 +145,7 @@ def _read_param(cursor: _Cursor, written_id: int, kinds: Mapping[int, str]) -> t
         if not 0 <= length <= MAX_TEXT_BYTES:
             raise cursor.error(f"a string of {length} bytes")
         text = cursor.take((length + 3) // 4 * 4, "a string")[:length]
-        return param_id, text.split(b"\0")[0].decode("utf-8", "surrogateescape")
+        return param_id, decode(text.split(b"\0")[0])
     if base == OLD_ARRAY_ID:
         count = cursor.count("length of an array")
         return param_id, _numbers(cursor, struct.unpack(f"<{count}i", cursor.take(count * 4, "an array")))

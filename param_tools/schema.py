@@ -26,6 +26,7 @@ from param_tools.schema_weightless import WEIGHTLESS
 __all__ = [
     "COMMON_PARAMS",
     "LAYERS",
+    "ONE_BLOB_TYPES",
     "ArraySchema",
     "ArraySpec",
     "LayerSchema",
@@ -148,6 +149,16 @@ LAYERS: Mapping[str, LayerSchema] = MappingProxyType(
     {name: LayerSchema(name, _parse_params(params), _parse_arrays(rows)) for name, (params, rows) in WEIGHTED.items()}
     | {name: LayerSchema(name, _parse_params(params)) for name, params in WEIGHTLESS.items()}
 )
+
+
+# Types that may have other than one input and one output; ncnn refuses any of the others that has.
+_MANY_BLOBS = (
+    "BinaryOp Concat Convolution Convolution1D ConvolutionDepthWise ConvolutionDepthWise1D CopyTo Crop Deconvolution "
+    "Deconvolution1D DeconvolutionDepthWise DeconvolutionDepthWise1D DeformableConv2D DetectionOutput Einsum Eltwise "
+    "Gemm GridSample GRU Input Interp LSTM MatMul MemoryData MultiHeadAttention Noop PriorBox Proposal PSROIPooling "
+    "Reshape RNN ROIAlign ROIPooling RotaryEmbed Scale SDPA Slice Split YoloDetectionOutput Yolov3DetectionOutput"
+)
+ONE_BLOB_TYPES = frozenset(LAYERS) - frozenset(_MANY_BLOBS.split())
 
 
 def describe(layer: Layer) -> LayerSchema:

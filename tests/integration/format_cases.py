@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import ncnn  # noqa: TID251 - the oracle
+import ncnn
 import numpy as np
 import numpy.typing as npt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Mapping
 
-import ncnn  # noqa: TID251 - the oracle
+import ncnn
 import numpy as np
 import numpy.typing as npt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import ncnn  # noqa: TID251 - the oracle
+import ncnn
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer
 from param_tools.param_binary import TYPE_NAMES
-from param_tools.schema import LAYERS, array_specs, int_params
+from param_tools.param_text import parse_param
+from param_tools.schema import LAYERS, ONE_BLOB_TYPES, array_specs, int_params
 from tests.integration.format_cases import CASES, Case, make_layer, ncnn_loads
 
 BYTES = (3, 4, 6, 8)
@@ -43,6 +44,20 @@ def test_the_table_has_every_type_that_ncnn_registers() -> None:
     registered = {name for name in candidates if ncnn.layer_to_index(name) >= 0}
     assert len(registered) > 100
     assert {name for name in registered if ncnn.create_layer(name) is not None} == set(LAYERS)
+
+
+@pytest.mark.parametrize("layer_type", LAYERS)
+def test_blob_counts_are_limited_as_in_ncnn(layer_type: str) -> None:
+    limited = layer_type in ONE_BLOB_TYPES
+    if limited:
+        assert ncnn.create_layer(layer_type).one_blob_only
+    text = f"7767517\n2 4\nInput i 0 2 a b\n{layer_type} l 2 2 a b c d\n"
+    refused = ncnn.Net().load_param_mem(text) != 0
+    assert refused or not limited
+    try:
+        parse_param(text)
+    except ModelFormatError:
+        assert limited
 
 
 def test_type_indices_of_the_binary_format_are_those_of_ncnn() -> None:
