@@ -1,0 +1,159 @@
+"""From a model file's layer to what ncnn is given: typed parameters and pieces of the .bin."""
+
+from __future__ import annotations
+
+from flexnn_ncnn.plan import Part, Placement, Plan, Step, WeightPiece
+from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.planner import Schedule
+from flexnn_ncnn.profile import LayerProfile
+from param_tools.encoding import TABLE_ENTRIES, Encoding
+from param_tools.errors import UnsupportedLayerError
+from param_tools.graph import Layer
+from param_tools.model_io import NcnnModel
+from param_tools.schema import COMMON_PARAMS, describe
+from param_tools.slicing.registry import axes, take
+from param_tools.slicing.rule import ArrayTake, Axis
+from param_tools.weights import WeightArray
+
+__all__ = ["assemble_plan", "layer_part", "streaming_axis", "typed_params"]
+
+_ENCODINGS = {
+    Encoding.FP32_UNTAGGED: "fp32",
+    Encoding.FP32: "fp32",
+    Encoding.FP32_RAW: "fp32",
+    Encoding.FP16: "fp16",
+    Encoding.BF16: "bf16",
+    Encoding.INT8: "int8",
+    Encoding.INT8_UNTAGGED: "int8",
+    Encoding.TABLE: "table",
+}
+
+
+def streaming_axis(model: NcnnModel, index: int) -> Axis | None:
+    """The axis a layer is cut along: every slice's weights are one run of bytes per array."""
+    layer = model.model.layers[index]
+    for axis in axes(layer):
+        if axis.name in ("outputs", "channels") and all(map(_is_contiguous, *_takes(model, index, axis))):
+            return axis
+    return None
+
+
+def layer_part(model: NcnnModel, index: int, axis: Axis | None = None, begin: int = 0, end: int = 1) -> Part:
+    """A layer as a whole (no axis), or its units [begin, end) along `axis`.
+
+    Raises:
+        UnsupportedLayerError: a parameter that ncnn's Python bindings cannot pass on.
+    """
+    layer = model.model.layers[index]
+    arrays = model.weights.arrays[index]
+    if axis is None or (begin, end) == (0, axis.units):
+        pieces = tuple(_piece(array) for array in arrays)
+        return Part(0, axis.units if axis else 1, (0, 0), typed_params(layer), pieces)
+    part = take(layer, axis.name, begin, end)
+    pieces = tuple(_piece(arrays[taken.array_index], taken) for taken in part.arrays)
+    reads = next(((taken.begin, taken.end) for taken in part.inputs), (0, 0))
+    return Part(begin, end, reads, typed_params(part.layer), pieces)
+
+
+def typed_params(layer: Layer) -> tuple[tuple[int, int | float | tuple[int | float, ...]], ...]:
+    """The layer's parameters with the type that ncnn reads each as.
+
+    ncnn ignores a float where it wants an integer, so such a parameter is left out.
+    """
+    kinds = {param.id: param.kind for param in (*describe(layer).params, *COMMON_PARAMS)}
+    typed: list[tuple[int, int | float | tuple[int | float, ...]]] = []
+    for param_id, param in layer.params.items():
+        kind, value = kinds.get(param_id), param.value
+        if isinstance(value, str):
+            if kind == "string" and value:
+                raise UnsupportedLayerError(
+                    f"layer {layer.name!r} ({layer.type}): the text parameter {param_id}={value!r} cannot be passed "
+                    "through ncnn's Python bindings",
+                    hint="export the model with fixed shapes",
+                )
+        elif isinstance(value, tuple):
+            typed.append((param_id, value))
+        elif kind == "float":
+            typed.append((param_id, float(value)))
+        elif isinstance(value, int):
+            typed.append((param_id, value))
+    return tuple(typed)
+
+
+def _takes(model: NcnnModel, index: int, axis: Axis) -> tuple[list[WeightArray], list[ArrayTake]]:
+    taken = take(model.model.layers[index], axis.name, 0, 1).arrays
+    return [model.weights.arrays[index][one.array_index] for one in taken], list(taken)
+
+
+def _is_contiguous(array: WeightArray, taken: ArrayTake) -> bool:
+    return all(extent == 1 for extent in array.shape[: taken.axis])
+
+
+def _piece(array: WeightArray, taken: ArrayTake | None = None) -> WeightPiece:
+    encoding = _ENCODINGS[array.encoding]
+    table = array.offset_bytes if encoding == "table" else -1
+    begin = array.offset_bytes + (TABLE_ENTRIES * 4 if encoding == "table" else 0)
+    if taken is None:
+        return WeightPiece(begin, array.count, encoding, table)
+    per_index = array.count // array.shape[taken.axis]
+    skipped = WeightPiece(0, taken.begin * per_index, encoding).stored_bytes
+    return WeightPiece(begin + skipped, (taken.end - taken.begin) * per_index, encoding, table)
+
+
+def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
+    """The schedule with everything a run needs from the model's files."""
+    work = decided.workload
+    profile = work.profile
+    steps = tuple(
+        _step(model, layer, choice, blobs.sources)
+        for layer, choice, blobs in zip(profile.layers, decided.chosen, work.blobs.steps, strict=True)
+    )
+    placements = tuple(
+        Placement(buffer.blob, buffer.layout, offset, buffer.begin, buffer.end)
+        for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
+    )
+    return Plan(
+        model_id=profile.model_id,
+        machine=profile.machine,
+        budget_bytes=decided.budget_bytes,
+        options=profile.options,
+        vehicle="layers",
+        inputs=profile.inputs,
+        outputs=profile.outputs,
+        steps=steps,
+        placements=placements,
+        arena_bytes=work.arena_bytes,
+        heap_bytes=decided.heap_bytes,
+        predicted_peak_bytes=decided.predicted_peak_bytes,
+        predicted_seconds=decided.predicted_seconds,
+        resident_bytes=decided.kept_bytes,
+    )
+
+
+def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, sources: tuple[str, ...]) -> Step:
+    kernel = choice.kernel if choice else "default"
+    cost = next((cost for cost in layer.kernels if cost.kernel == kernel), None)
+    return Step(
+        layer_index=layer.index,
+        type=layer.type,
+        name=layer.name,
+        mode=layer.mode,
+        kernel=kernel,
+        resident=choice.resident if choice else True,
+        reads_raw=cost.reads_raw if cost else True,
+        inputs=layer.inputs,
+        sources=sources,
+        outputs=layer.outputs,
+        blob_axis=layer.blob_axis,
+        parts=_parts(model, layer, choice) if choice else (),
+    )
+
+
+def _parts(model: NcnnModel, layer: LayerProfile, choice: Choice) -> tuple[Part, ...]:
+    if not layer.blob_axis or choice.part_units >= layer.units:
+        return (layer_part(model, layer.index),)
+    axis = streaming_axis(model, layer.index)
+    begins = range(0, layer.units, choice.part_units)
+    return tuple(
+        layer_part(model, layer.index, axis, begin, min(begin + choice.part_units, layer.units)) for begin in begins
+    )

@@ -1,0 +1,130 @@
+"""Profiles and plans as versioned JSON: written whole or not at all, checked to the last field when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flexnn_ncnn import plan, profile
+from flexnn_ncnn.errors import PlanError, ProfileError
+from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.profile import ModelProfile
+from param_tools.errors import FlexnnError, FormatVersionError
+
+__all__ = ["read_plan", "read_profile", "write_plan", "write_profile"]
+
+_PLAN, _PROFILE = "flexnn-plan", "flexnn-profile"
+_MAX_BYTES = 256 * 1024 * 1024
+
+Record = TypeVar("Record")
+
+
+def write_plan(value: Plan, path: str | os.PathLike[str]) -> None:
+    """Write a plan, replacing the file as a whole."""
+    _write(value, _PLAN, plan.FORMAT_VERSION, path)
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan.
+
+    Raises:
+        FormatVersionError: another release's format.
+        PlanError: not a plan, or a damaged one.
+    """
+    return _read(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
+
+
+def write_profile(value: ModelProfile, path: str | os.PathLike[str]) -> None:
+    """Write a profile, replacing the file as a whole."""
+    _write(value, _PROFILE, profile.FORMAT_VERSION, path)
+
+
+def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
+    """Read a profile.
+
+    Raises:
+        FormatVersionError: another release's format.
+        ProfileError: not a profile, or a damaged one.
+    """
+    return _read(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
+
+
+def _write(value: Any, kind: str, version: int, path: str | os.PathLike[str]) -> None:
+    from param_tools.model_io import atomic_write  # not needed to run a plan that is there
+
+    document = {"format": kind, "version": version, **dataclasses.asdict(value)}
+    with atomic_write(path, "w") as file:
+        json.dump(document, file, separators=(",", ":"))
+        file.write("\n")
+
+
+def _read(cls: type[Record], kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]) -> Record:
+    where = os.fspath(path)
+    try:
+        if Path(path).stat().st_size > _MAX_BYTES:
+            raise error(f"{where}: larger than any {kind}")
+        document = json.loads(Path(path).read_bytes())
+    except OSError as problem:
+        raise error(f"{where}: cannot be read: {problem.strerror}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where}: not JSON: {problem}") from problem
+    if not isinstance(document, dict) or document.pop("format", None) != kind:
+        raise error(f"{where}: not a {kind} file")
+    if (found := document.pop("version", None)) != version:
+        raise FormatVersionError(kind, found=found, supported=(version,), path=where)
+    try:
+        return typing.cast(Record, _decode(cls, document, kind))
+    except (TypeError, ValueError) as problem:
+        raise error(f"{where}: {problem}", hint="make it again") from problem
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` says; ValueError names the field that is not."""
+    if dataclasses.is_dataclass(hint):
+        return _decode_record(typing.cast(type, hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return _decode_tuple(typing.get_args(hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _decode(option, value, where)
+            except ValueError:
+                continue
+        raise ValueError(f"{where} is {value!r}")
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint is not float and type(value) is hint:
+        return value
+    raise ValueError(f"{where} is {value!r}, not {getattr(hint, '__name__', hint)}")
+
+
+def _decode_record(cls: type, value: Any, where: str) -> Any:
+    hints = _hints(cls)
+    if not isinstance(value, dict) or value.keys() != hints.keys():
+        odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else value
+        raise ValueError(f"{where} does not have the fields of a {cls.__name__}: {odd!r}")
+    return cls(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _decode_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {value!r}, not a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(args) != len(value):
+        raise ValueError(f"{where} has {len(value)} items, not {len(args)}")
+    return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))

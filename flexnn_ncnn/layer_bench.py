@@ -1,0 +1,323 @@
+"""Running one layer on its own: how it leaves its output, what it costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flexnn_ncnn.errors import ProfileError
+from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.plan import Part
+from flexnn_ncnn.profile import KernelCost, Linear
+from flexnn_ncnn.runtime import heap, native, process_memory
+from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.weight_source import WeightSource
+from param_tools.graph import Layer
+from param_tools.shapes import BlobShape
+
+__all__ = ["KernelBench", "LayerRun", "Measured", "discover_outputs"]
+
+_SENTINEL = np.uint8(0xA5)
+# a run this long is timed where it runs anyway, not once more
+_LONG_RUN_SECONDS = 0.02
+
+
+class LayerRun:
+    """One part of a layer, loaded with one kernel; a context manager.
+
+    Args:
+        layer: for its type and name.
+        part: what to load.
+        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        options: how to compute.
+        source: where the weights are.
+    """
+
+    def __init__(self, layer: Layer, part: Part, kernel: str, options: RunOptions, source: WeightSource) -> None:
+        option = native.make_option(options, kernel)
+        arrays = source.load(part.pieces)
+        self.loaded = native.LoadedLayer(layer.type, native.make_params(part.params), arrays, option, layer.name)
+
+    def outputs(self, mode: str, bottoms: Sequence[native.Mat], tops: Sequence[BlobLayout]) -> list[tuple[Any, Any]]:
+        """Compute the layer.
+
+        Returns:
+            Per output a Mat and what owns its memory.
+        """
+        if mode == "alias":
+            top = native.empty_mat()
+            self.loaded.forward(bottoms[0], top)
+            return [(top, bottoms[0])]
+        blobs = [Blob.alone(layout) for layout in tops]
+        run_into(self.loaded, mode, bottoms, blobs)
+        return [(blob.mat, blob) for blob in blobs]
+
+    def close(self) -> None:
+        """Free the layer."""
+        self.loaded.close()
+
+    def __enter__(self) -> LayerRun:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat], blobs: Sequence[Blob]) -> None:
+    """Compute a layer into blobs that are there already."""
+    if mode in LIST_MODES:
+        loaded.forward_list(list(bottoms), [output_mat(blob, mode) for blob in blobs])
+    elif mode == "inplace":
+        native.copy_blob(bottoms[0], blobs[0].mat)
+        loaded.forward_inplace(blobs[0].mat)
+    elif mode == "fresh":
+        top = native.empty_mat()
+        loaded.forward(bottoms[0], top)
+        native.copy_blob(top, blobs[0].mat)
+    else:
+        loaded.forward(bottoms[0], blobs[0].mat)
+
+
+def discover_outputs(
+    run: LayerRun, bottoms: Sequence[native.Mat], shapes: Sequence[BlobShape | None]
+) -> tuple[str, list[BlobLayout]]:
+    """How a layer leaves its outputs, found by trying.
+
+    Args:
+        run: the loaded layer.
+        bottoms: its inputs as it wants them.
+        shapes: the outputs' shapes where they can be inferred.
+
+    Returns:
+        The mode (see `flexnn_ncnn.plan.Step`) and the layouts.
+
+    Raises:
+        ProfileError: several outputs or inputs, and no known layout fits.
+    """
+    loaded = run.loaded
+    if not loaded.takes_one_blob or len(bottoms) != 1 or len(shapes) != 1:
+        return _list_layouts(loaded, bottoms, shapes)
+    if loaded.works_in_place:
+        return "inplace", [native.layout_of(bottoms[0])]
+    top = native.empty_mat()
+    loaded.forward(bottoms[0], top)
+    layout = native.layout_of(top)
+    if native.data_address(top) == native.data_address(bottoms[0]):
+        return "alias", [layout]
+    blob = Blob.alone(layout)
+    address = native.data_address(blob.mat)
+    loaded.forward(bottoms[0], blob.mat)
+    written_in_place = native.data_address(blob.mat) == address
+    return ("forward" if written_in_place else "fresh"), [layout]
+
+
+def _list_layouts(
+    loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], shapes: Sequence[BlobShape | None]
+) -> tuple[str, list[BlobLayout]]:
+    """The mode and the layouts in which a layer with several blobs writes to the outputs it is given.
+
+    ncnn copies the list of outputs it is given, so one of another layout would be computed and lost: each candidate
+    is filled with a pattern, and the right one has none of it left.
+    """
+    if any(shape is None for shape in shapes):
+        raise ProfileError(
+            f"layer {loaded.name!r}: the size of its outputs cannot be inferred",
+            hint="layers with several blobs need a known output size",
+        )
+    lanes = sorted({native.layout_of(mat).lane_bytes for mat in bottoms} | {4}, reverse=True)
+    packs = (*native.LANES, 1)
+    for lane_bytes in lanes:
+        for pack in packs:
+            layouts = [_layout(shape, lane_bytes, pack) for shape in shapes if shape is not None]
+            for mode in LIST_MODES if None not in layouts else ():
+                if _writes_to(loaded, mode, bottoms, [layout for layout in layouts if layout]):
+                    return mode, [layout for layout in layouts if layout]
+    raise ProfileError(f"layer {loaded.name!r}: ncnn does not leave its outputs where it is told to")
+
+
+def _layout(shape: BlobShape, lane_bytes: int, elempack: int) -> BlobLayout | None:
+    flat = BlobLayout(shape.dims, shape.w, shape.h, shape.d, shape.c, lane_bytes, 1)
+    return flat.with_elempack(elempack) if flat.packed_extent % elempack == 0 else None
+
+
+def _writes_to(
+    loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat], layouts: Sequence[BlobLayout]
+) -> bool:
+    blobs = [Blob.alone(layout) for layout in layouts]
+    for blob in blobs:
+        blob.bytes().fill(_SENTINEL)
+    run_into(loaded, mode, bottoms, blobs)
+    # the pattern would have to be a computed value, everywhere in a row of 16 bytes, to be mistaken
+    return all(not (blob.bytes()[:16] == _SENTINEL).all() for blob in blobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one part costs with one kernel; the fields are those of `flexnn_ncnn.profile.KernelCost`."""
+
+    reads_raw: bool
+    load_seconds: float
+    compute_seconds: float
+    kept_bytes: int
+    load_peak_bytes: int
+    run_peak_bytes: int
+    stream_peak_bytes: int
+
+    def as_cost(self, kernel: str, units: int = 1, piece: Measured | None = None, piece_units: int = 0) -> KernelCost:
+        """A cost through this measurement of `units` units and, if given, that of a smaller piece."""
+
+        def line(name: str) -> Linear:
+            whole = float(getattr(self, name))
+            if piece is None:
+                return Linear(0.0, whole / units) if units > 1 else Linear(whole, 0.0)
+            slope = max(0.0, (whole - float(getattr(piece, name))) / (units - piece_units))
+            slope = min(slope, whole / units)
+            return Linear(whole - slope * units, slope)
+
+        return KernelCost(
+            kernel=kernel,
+            reads_raw=self.reads_raw or (piece is not None and piece.reads_raw),
+            load_seconds=line("load_seconds"),
+            compute_seconds=line("compute_seconds"),
+            kept_bytes=line("kept_bytes"),
+            load_peak_bytes=line("load_peak_bytes"),
+            run_peak_bytes=line("run_peak_bytes"),
+            stream_peak_bytes=line("stream_peak_bytes"),
+        )
+
+
+class KernelBench:
+    """Measures the kernels of one layer on fixed inputs.
+
+    Args:
+        layer: the layer.
+        options: how to compute.
+        source: where its weights are.
+        mode: how it leaves its outputs.
+        bottoms: its inputs as it wants them.
+        tops: its outputs' layouts, of the part measured where it is cut.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        options: RunOptions,
+        source: WeightSource,
+        mode: str,
+        bottoms: Sequence[native.Mat],
+    ) -> None:
+        self._layer, self._options, self._source, self._mode = layer, options, source, mode
+        self._bottoms = bottoms
+        self.inputs = tuple(native.layout_of(mat) for mat in bottoms)
+
+    def measure(self, part: Part, kernel: str, rounds: int, tops: Sequence[BlobLayout]) -> Measured:
+        """Time and memory of one part with one kernel."""
+        option = native.make_option(self._options, kernel)
+        params = native.make_params(part.params)
+        bottoms = self._bottoms
+        if part.reads[1]:
+            bottoms = [native.channels_of(bottoms[0], *part.reads)]
+        # copies of our own: in memory before anything is counted, and ours to spoil
+        arrays = [np.array(array) for array in self._source.load(part.pieces)]
+        blobs = [Blob.alone(layout) for layout in tops]
+        for blob in blobs:
+            blob.bytes().fill(0)
+
+        def load() -> native.LoadedLayer:
+            return native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
+
+        def run(loaded: native.LoadedLayer) -> None:
+            if self._mode == "alias":
+                loaded.forward(bottoms[0], native.empty_mat())
+            else:
+                run_into(loaded, self._mode, bottoms, blobs)
+
+        reads_raw, first_seconds = self._first_run(part, params, option, run, blobs)
+        times = (math.inf, first_seconds)
+        if first_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
+            times = _timed(load, run, rounds)
+        memory = (0, 0, 0, 0)
+        if process_memory.peak_is_exact():
+            memory, last_times = _memory(load, run)
+            times = min(times[0], last_times[0]), min(times[1], last_times[1])
+        return Measured(reads_raw, *times, *memory)
+
+    def _first_run(
+        self,
+        part: Part,
+        params: native.ParamDict,
+        option: Any,
+        run: Callable[[native.LoadedLayer], None],
+        blobs: Sequence[Blob],
+    ) -> tuple[bool, float]:
+        """Warm the heap and find out whether the kernel still reads its large raw weights once loaded.
+
+        They are copied, and the copies spoilt after loading to see whether the output changes.
+
+        Returns:
+            The answer, and the seconds of the last run.
+        """
+        arrays = [np.array(array) for array in self._source.load(part.pieces)]
+        loaded = native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
+        run(loaded)
+        large = [array for array in arrays if array.nbytes >= native.RAW_KEPT_BELOW_BYTES]
+        right = [blob.bytes().copy() for blob in blobs] if large else []
+        for array in large:
+            array.view(np.uint8).fill(0x7F)
+        begin = time.perf_counter()
+        run(loaded)
+        seconds = time.perf_counter() - begin
+        loaded.close()
+        same = all(np.array_equal(blob.bytes(), kept) for blob, kept in zip(blobs, right, strict=False))
+        return not (large and blobs and same), seconds
+
+
+def _timed(
+    load: Callable[[], native.LoadedLayer], run: Callable[[native.LoadedLayer], None], rounds: int
+) -> tuple[float, float]:
+    """Least seconds of loading and of running."""
+    loads, runs = [], []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        loaded = load()
+        middle = time.perf_counter()
+        run(loaded)
+        end = time.perf_counter()
+        loaded.close()
+        loads.append(middle - begin)
+        runs.append(end - middle)
+    return min(loads), min(runs)
+
+
+def _memory(
+    load: Callable[[], native.LoadedLayer], run: Callable[[native.LoadedLayer], None]
+) -> tuple[tuple[int, int, int, int], tuple[float, float]]:
+    """Bytes kept, and at most in use while loading, while running, and over both on a heap that keeps.
+
+    Returns:
+        Those four, and the seconds of loading and running in the last round.
+    """
+    with heap.return_freed_memory():
+        idle = process_memory.resident_bytes()
+        process_memory.reset_peak()
+        loaded = load()
+        load_peak = process_memory.peak_bytes()
+        heap.trim()  # what was free in the heap before may have been used, and freed, again
+        kept = process_memory.resident_bytes()
+        process_memory.reset_peak()
+        run(loaded)
+        run_peak = process_memory.peak_bytes()
+        loaded.close()
+    heap.trim()
+    before = process_memory.resident_bytes()
+    process_memory.reset_peak()
+    seconds = _timed(load, run, 1)
+    stream_peak = process_memory.peak_bytes()
+    grown = (kept - idle, load_peak - idle, run_peak - kept, stream_peak - before)
+    return (max(0, grown[0]), max(0, grown[1]), max(0, grown[2]), max(0, grown[3])), seconds

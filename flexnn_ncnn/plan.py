@@ -1,0 +1,161 @@
+"""The schedule of one model under one budget: everything a run needs, nothing left to decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.options import RunOptions
+
+__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Step", "WeightPiece"]
+
+FORMAT_VERSION = 1
+
+MODES = ("forward", "fresh", "list", "list_4d", "inplace", "alias", "constant", "gather")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPiece:
+    """Bytes of the .bin that make one array a layer asks for.
+
+    Attributes:
+        offset_bytes: position of the first element, after any tag and table.
+        count: elements.
+        encoding: "fp32", "fp16", "bf16", "int8" or "table".
+        table_offset_bytes: position of the 256 values of a "table", else -1.
+    """
+
+    offset_bytes: int
+    count: int
+    encoding: str
+    table_offset_bytes: int = -1
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in the file."""
+        return self.count * {"fp32": 4, "fp16": 2, "bf16": 2}.get(self.encoding, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A whole layer, or one slice of it.
+
+    Attributes:
+        begin, end: output units it computes, half-open.
+        reads: channels of its one input that it reads, half-open; (0, 0) is all.
+        params: typed parameters for ncnn.
+        pieces: its weights in .bin order.
+    """
+
+    begin: int
+    end: int
+    reads: tuple[int, int]
+    params: tuple[tuple[int, int | float | tuple[int | float, ...]], ...]
+    pieces: tuple[WeightPiece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a blob lies in the arena.
+
+    Attributes:
+        blob: its name; "name@step" for a copy in another layout that lives in that step only.
+        layout: how it lies there.
+        offset_bytes: from the arena's begin.
+        begin, end: the steps it exists in, half-open.
+    """
+
+    blob: str
+    layout: BlobLayout
+    offset_bytes: int
+    begin: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes it takes."""
+        return self.layout.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One layer's turn.
+
+    Attributes:
+        layer_index: its index in the model file.
+        type: ncnn's layer type.
+        name: for people.
+        mode: how the output comes to be:
+            "forward" written by the layer into its placement; "fresh" into memory of its own and copied there;
+            "list" like "forward" with several blobs; "list_4d" the same, given as volumes of depth 1;
+            "inplace" the input's memory overwritten; "alias" the output is the input seen differently;
+            "constant" read from the file into its placement; "gather" Embed over the rows in use.
+        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        resident: loaded once and kept, or loaded again in each inference.
+        reads_raw: the kernel uses the raw weights in place, so they stay while the layer is loaded.
+        inputs: blobs it reads, as the layer before left them.
+        sources: what the layer is given for each: the blob, or the name of a converted copy.
+        outputs: blobs it writes.
+        blob_axis: the output's axis that parts lie along.
+        parts: one, or the slices in order; none where no layer runs.
+    """
+
+    layer_index: int
+    type: str
+    name: str
+    mode: str
+    kernel: str
+    resident: bool
+    reads_raw: bool
+    inputs: tuple[str, ...]
+    sources: tuple[str, ...]
+    outputs: tuple[str, ...]
+    blob_axis: str
+    parts: tuple[Part, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the file this step's weights come from."""
+        return sum(piece.stored_bytes for part in self.parts for piece in part.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule.
+
+    Attributes:
+        model_id: identity of the .param/.bin pair it was made for.
+        machine: fingerprint of the machine it was made for.
+        budget_bytes: the budget it keeps.
+        options: how to compute.
+        vehicle: "layers" for the steps below, "net" for one stock ncnn.Net.
+        inputs: blob -> layout of what the caller feeds.
+        outputs: blobs the caller gets.
+        steps: in execution order.
+        placements: the arena's contents.
+        arena_bytes: size of the arena.
+        heap_bytes: heap the largest layer needs beside resident weights.
+        predicted_peak_bytes: growth of the resident set that the plan should reach.
+        predicted_seconds: one inference, weights in the page cache.
+        resident_bytes: weights kept between inferences, as they lie in memory.
+    """
+
+    model_id: str
+    machine: str
+    budget_bytes: int
+    options: RunOptions
+    vehicle: str
+    inputs: tuple[tuple[str, BlobLayout], ...]
+    outputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    placements: tuple[Placement, ...]
+    arena_bytes: int
+    heap_bytes: int
+    predicted_peak_bytes: int
+    predicted_seconds: float
+    resident_bytes: int
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Bytes of the file loaded again in each inference."""
+        return sum(step.weight_bytes for step in self.steps if not step.resident)

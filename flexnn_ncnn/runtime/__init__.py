@@ -1,0 +1,1 @@
+"""Executing a plan: native calls, memory and weights. Interprets plans, decides nothing."""

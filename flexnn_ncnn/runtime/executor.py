@@ -1,0 +1,287 @@
+"""Runs a plan: loads, computes and releases as it says, and decides nothing itself."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.errors import InputError
+from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
+from flexnn_ncnn.plan import Part, Plan, Step
+from flexnn_ncnn.runtime import heap, native
+from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
+from flexnn_ncnn.runtime.gather import gathered_rows
+from flexnn_ncnn.runtime.trace import Trace
+from flexnn_ncnn.runtime.weight_source import WeightSource
+
+__all__ = ["Executor"]
+
+_Mats = dict[str, native.Mat]
+_Action = Callable[[_Mats], None]
+
+
+class Executor:
+    """A loaded plan; `run` it as often as you like, from one thread at a time.
+
+    Args:
+        plan: what to do.
+        bin_path: the weights.
+
+    Raises:
+        ModelFormatError: the file cannot be read, or is not the plan's.
+        NcnnError: ncnn refuses a layer.
+    """
+
+    def __init__(self, plan: Plan, bin_path: str | os.PathLike[str]) -> None:
+        self.plan = plan
+        self.trace = Trace()
+        self._source = WeightSource(bin_path)
+        self._arena = _arena(plan.arena_bytes)
+        self._blobs = {p.blob: Blob(self._arena, p.offset_bytes, p.layout) for p in plan.placements}
+        # one Option per kernel: a layer only reads it
+        self._options = {k: native.make_option(plan.options, k) for k in {"default", *(s.kernel for s in plan.steps)}}
+        self._resident: list[native.LoadedLayer] = []
+        with heap.return_freed_memory():
+            self._actions = [self._compile(step) for step in plan.steps]
+        heap.keep_freed_memory()
+        self._reserve = heap.Reserve(plan.heap_bytes)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """One inference.
+
+        Args:
+            inputs: an array per input blob, of the plan's shape; float32 or int32.
+
+        Returns:
+            The outputs by blob name, unpacked float32.
+
+        Raises:
+            InputError: an input is missing, unknown, or has another shape or dtype than planned.
+        """
+        begin = time.perf_counter()
+        self.trace.restart()
+        arrays = {blob: self._input(blob, layout, inputs) for blob, layout in self.plan.inputs}
+        for name in inputs:
+            if name not in arrays:
+                raise InputError(f"the network has no input blob {name!r}", hint=f"it has {', '.join(arrays)}")
+        mats = {blob: native.mat_from_array(array) for blob, array in arrays.items()}
+        for action in self._actions:
+            action(mats)
+        results = {blob: native.mat_to_array(mats[blob], self.plan.options.bf16) for blob in self.plan.outputs}
+        self.trace.seconds = time.perf_counter() - begin
+        return results
+
+    def close(self) -> None:
+        """Free weights, arena and file, and give the memory back to the system; closing twice is fine."""
+        self._actions = []
+        for loaded in self._resident:
+            loaded.close()
+        self._resident = []
+        self._blobs = {}
+        self._arena = np.empty(0, np.uint8)
+        self._source.close()
+        self._reserve.close()
+        heap.trim()
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @staticmethod
+    def _input(blob: str, layout: BlobLayout, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        if blob not in inputs:
+            raise InputError(f"no input is given for blob {blob!r}")
+        array = np.ascontiguousarray(inputs[blob])
+        if array.shape != layout.numpy_shape or array.itemsize != 4:
+            raise InputError(
+                f"input {blob!r} is {array.dtype} {array.shape}, planned for 4-byte {layout.numpy_shape}",
+                hint="give that shape, or plan for yours",
+            )
+        return array
+
+    def _compile(self, step: Step) -> _Action:
+        """The step as a function of the blobs that exist."""
+        if step.mode == "constant":
+            return self._constant(step)
+        if step.mode == "gather":
+            return self._gather(step)
+        if step.mode == "alias" and not step.parts:
+            return _split(step)
+        compute = self._compute(step)
+        copies = [(a, b) for a, b in zip(step.inputs, step.sources, strict=True) if a != b]
+        if not copies:
+            return compute
+        option = self._options["default"]
+        prepared = [(blob, name, self._blobs[name].mat) for blob, name in copies]
+
+        def with_copies(mats: _Mats) -> None:
+            for blob, name, target in prepared:
+                native.convert(mats[blob], target, option)
+                mats[name] = target
+            compute(mats)
+
+        return with_copies
+
+    def _compute(self, step: Step) -> _Action:
+        runs = [self._runner(step, part) for part in step.parts]
+        if step.blob_axis and len(step.parts) > 1:
+            whole = self._blobs[step.outputs[0]]
+            targets = [whole.part(step.blob_axis, part.begin, part.end) for part in step.parts]
+            return _parts(step, runs, targets, whole)
+        (run,) = runs
+        source = step.sources[0] if step.sources else ""
+        if step.mode in LIST_MODES:
+            return self._list(step, run)
+        (output,) = step.outputs
+        if step.mode == "inplace":
+
+            def inplace(mats: _Mats) -> None:
+                mat = mats[source]
+                run(lambda loaded: loaded.forward_inplace(mat))
+                mats[output] = mat
+
+            return inplace
+        if step.mode == "alias":
+
+            def alias(mats: _Mats) -> None:
+                top = native.empty_mat()
+                run(lambda loaded: loaded.forward(mats[source], top))
+                mats[output] = top
+
+            return alias
+        top = self._blobs[output].mat
+        if step.mode == "fresh":
+
+            def fresh(mats: _Mats) -> None:
+                own = native.empty_mat()
+                run(lambda loaded: loaded.forward(mats[source], own))
+                native.copy_blob(own, top)
+                mats[output] = top
+
+            return fresh
+
+        def forward(mats: _Mats) -> None:
+            run(lambda loaded: loaded.forward(mats[source], top))
+            mats[output] = top
+
+        return forward
+
+    def _list(self, step: Step, run: Callable[[Callable[[native.LoadedLayer], None]], None]) -> _Action:
+        blobs = [self._blobs[name] for name in step.outputs]
+        tops = [output_mat(blob, step.mode) for blob in blobs]
+
+        def compute(mats: _Mats) -> None:
+            bottoms = [mats[name] for name in step.sources]
+            run(lambda loaded: loaded.forward_list(bottoms, tops))
+            for name, blob in zip(step.outputs, blobs, strict=True):
+                mats[name] = blob.mat
+
+        return compute
+
+    def _runner(self, step: Step, part: Part) -> Callable[[Callable[[native.LoadedLayer], None]], None]:
+        """A function that has the part loaded while it calls another."""
+        params, option, trace = native.make_params(part.params), self._options[step.kernel], self.trace
+        source, release = self._source, not step.reads_raw
+
+        def load() -> native.LoadedLayer:
+            loaded = native.LoadedLayer(step.type, params, source.load(part.pieces), option, step.name)
+            if release:
+                loaded.release_raw()
+            return loaded
+
+        if step.resident:
+            kept = load()
+            self._resident.append(kept)
+            if not part.pieces:
+                return lambda call: call(kept)
+
+            def resident(call: Callable[[native.LoadedLayer], None]) -> None:
+                self._reserve.ensure_whole()
+                call(kept)
+
+            return resident
+        streamed_bytes = sum(piece.stored_bytes for piece in part.pieces)
+
+        def streamed(call: Callable[[native.LoadedLayer], None]) -> None:
+            begin = time.perf_counter()
+            self._reserve.ensure_whole()
+            loaded = load()
+            trace.loaded(streamed_bytes, time.perf_counter() - begin)
+            try:
+                call(loaded)
+            finally:
+                loaded.close()
+
+        return streamed
+
+    def _constant(self, step: Step) -> _Action:
+        (part,), (output,) = step.parts, step.outputs
+        blob = self._blobs[output]
+
+        def constant(mats: _Mats) -> None:
+            begin = time.perf_counter()
+            native.fill_blob(blob.mat, self._source.load(part.pieces)[0])
+            self.trace.loaded(part.pieces[0].stored_bytes, time.perf_counter() - begin)
+            mats[output] = blob.mat
+
+        return constant
+
+    def _gather(self, step: Step) -> _Action:
+        (part,), (output,) = step.parts, step.outputs
+        top, option = self._blobs[output].mat, self._options["default"]
+
+        def gather(mats: _Mats) -> None:
+            begin = time.perf_counter()
+            ids = native.mat_to_array(mats[step.inputs[0]])
+            arrays, params, renumbered = gathered_rows(self._source, part, ids)
+            loaded = native.LoadedLayer(step.type, native.make_params(params), arrays, option, step.name)
+            self.trace.loaded(sum(array.nbytes for array in arrays), time.perf_counter() - begin)
+            loaded.forward(native.mat_from_array(renumbered), top)
+            loaded.close()
+            mats[output] = top
+
+        return gather
+
+
+def _arena(size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed pages of our own, counted in the resident set as they are touched."""
+    pages = mmap.mmap(-1, size_bytes + OVERREAD_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.uint8)
+
+
+def _split(step: Step) -> _Action:
+    (source,) = step.inputs
+
+    def split(mats: _Mats) -> None:
+        for output in step.outputs:
+            mats[output] = mats[source]
+
+    return split
+
+
+def _parts(
+    step: Step,
+    runs: list[Callable[[Callable[[native.LoadedLayer], None]], None]],
+    targets: list[PartTarget],
+    whole: Blob,
+) -> _Action:
+    source, output = step.sources[0], step.outputs[0]
+
+    def compute(mats: _Mats) -> None:
+        whole_bottom = mats[source]
+        for part, run, target in zip(step.parts, runs, targets, strict=True):
+            top = target.mat
+            bottom = native.channels_of(whole_bottom, *part.reads) if part.reads[1] else whole_bottom
+            run(lambda loaded, bottom=bottom, top=top: loaded.forward(bottom, top))  # type: ignore[misc]
+            target.store(top)
+        mats[output] = whole.mat
+
+    return compute

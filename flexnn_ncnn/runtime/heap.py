@@ -1,0 +1,160 @@
+"""The C library's heap, where stock ncnn puts transformed weights and workspace.
+
+Stock ncnn takes that memory from malloc. Handing every freed block back to the system makes each load fault its
+pages in again, which doubles the time of a streamed inference; keeping freed memory for the next layer avoids it.
+Only glibc has the switches; elsewhere these functions do nothing and the budget holds all the same, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Reserve", "keep_freed_memory", "return_freed_memory", "trim"]
+
+# malloc.h of glibc
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -2, -3, -4, -8
+_NEVER = 2**31 - 1
+_SMALL_HOLE_BYTES = 1024 * 1024
+_PIN_BYTES = 128 * 1024  # larger than any free memory left after plugging, so it comes from the heap's end
+_MARGIN_BYTES = 64 * 1024
+# glibc's per-thread cache: up to 7 blocks of each size; aligning splits off blocks of these
+_CACHED_PER_SIZE, _TINY_SIZES = 7, tuple(range(24, 1048, 16))
+_LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
+
+
+def _glibc() -> ctypes.PyDLL | None:
+    try:
+        library = ctypes.PyDLL(None)  # calls keep the GIL: they are shorter than letting go of it
+    except (OSError, TypeError):
+        return None
+    if not hasattr(library, "gnu_get_libc_version") or not hasattr(library, "malloc_trim"):
+        return None
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_size_t, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_size_t]
+    library.sbrk.restype, library.sbrk.argtypes = ctypes.c_size_t, [ctypes.c_ssize_t]
+    return library
+
+
+_LIBC = _glibc()
+
+
+def keep_freed_memory() -> None:
+    """Take all memory from one growing heap and keep what is freed for the next load."""
+    if _LIBC is not None:
+        _LIBC.mallopt(_M_MMAP_MAX, 0)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        _LIBC.mallopt(_M_TOP_PAD, 0)
+        _LIBC.mallopt(_M_MXFAST, 0)  # what is freed joins its neighbours at once
+        _LIBC.mallopt(_M_ARENA_MAX, 1)  # one heap for all threads: what one frees, another reuses
+
+
+class Reserve:
+    """One hole of `size_bytes` in the heap for the layer that runs, beside a small one for small blocks.
+
+    Every layer takes its memory from the hole's begin and leaves the hole whole, so the heap grows to what the
+    largest layer needs. Left alone, glibc's heap grows to the sum of what ever larger layers need: it splits off
+    tiny blocks when it aligns large ones, caches them per thread without joining them to their neighbours, and the
+    next larger layer does not fit between them. All other free memory of the heap is plugged, which costs address
+    space but no memory: its pages were given back before.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
+        self._size_bytes = size_bytes + size_bytes // 4 + _SMALL_HOLE_BYTES
+        self._blocks: list[int] = []
+        self._begin = self._end = 0
+        if _LIBC is not None:
+            self._build()
+
+    def ensure_whole(self) -> None:
+        """Mend the hole if small blocks stayed in it; a microsecond where none did."""
+        if _LIBC is None or self._is_whole():
+            return
+        _empty_thread_cache()
+        if not self._is_whole():
+            self._build()
+
+    def close(self) -> None:
+        """Let the heap be as it was."""
+        for block in self._blocks:
+            _free(block)
+        self._blocks = []
+
+    def _is_whole(self) -> bool:
+        block = _malloc(self._size_bytes)
+        _free(block)
+        return self._begin <= block < self._end
+
+    def _build(self) -> None:
+        trim()
+        self._plug()
+        holes = []
+        for size in (_SMALL_HOLE_BYTES, self._size_bytes + _MARGIN_BYTES):
+            holes.append(_malloc(size))
+            self._blocks.append(_malloc(_PIN_BYTES))  # keeps the hole apart from what follows
+        self._begin, self._end = holes[1], self._blocks[-1]
+        for hole in holes:
+            _free(hole)
+
+    def _plug(self) -> None:
+        assert _LIBC is not None
+        size = _LARGEST_PLUG_BYTES
+        while size >= _SMALLEST_PLUG_BYTES:
+            end = _LIBC.sbrk(0)
+            block = _malloc(size)
+            if block + size <= end:
+                self._blocks.append(block)  # it came from free memory within the heap
+                continue
+            _free(block)
+            trim()
+            size //= 2
+
+
+def _empty_thread_cache() -> None:
+    """Join the tiny blocks this thread's malloc cache holds with their neighbours.
+
+    They are taken out of the cache, which is filled with others instead; freed then, they do not fit into it.
+    """
+    taken = [_malloc(size) for size in _TINY_SIZES for _ in range(_CACHED_PER_SIZE)]
+    others = [_malloc(size) for size in _TINY_SIZES for _ in range(_CACHED_PER_SIZE)]
+    for block in (*others, *taken):
+        _free(block)
+
+
+def _malloc(size_bytes: int) -> int:
+    assert _LIBC is not None
+    block: int = _LIBC.malloc(size_bytes)
+    if not block:
+        raise MemoryError(f"no {size_bytes} bytes of address space")
+    return block
+
+
+def _free(block: int) -> None:
+    assert _LIBC is not None
+    _LIBC.free(block)
+
+
+def trim() -> None:
+    """Give freed pages back to the system."""
+    if _LIBC is not None:
+        _LIBC.malloc_trim(0)
+
+
+@contextmanager
+def return_freed_memory() -> Iterator[None]:
+    """Within the block, every large allocation is mapped and unmapped alone.
+
+    For measuring, so that each shows in the resident set, and for weights that stay, so that loading leaves no holes.
+    """
+    if _LIBC is None:
+        yield
+        return
+    _LIBC.malloc_trim(0)
+    _LIBC.mallopt(_M_MMAP_MAX, 65536)
+    _LIBC.mallopt(_M_MMAP_THRESHOLD, 4096)
+    try:
+        yield
+    finally:
+        keep_freed_memory()

@@ -1,0 +1,69 @@
+"""The one door to ncnn: nothing else in the package imports it.
+
+The stock bindings crash on wrong calls. What is known about that lives here, behind functions that
+cannot be called wrongly:
+
+* `Layer.forward` is called by keyword: a positional Mat picks the list overload and dereferences NULL.
+* The list overload copies its lists, so outputs are preallocated Mats of exactly the right layout.
+* `ncnn.Mat(ndarray)` borrows memory without keeping the array alive: arrays are held beside the layer.
+* A Mat over borrowed memory has no reference count, and `Net` dereferences it before in-place layers:
+  inputs of a `Net` are cloned.
+* `destroy_pipeline` runs before a layer is dropped: some layers leak their weights otherwise.
+* `ParamDict.set(id, int)` read as a float by a layer gives the integer's bits: params come typed.
+"""
+
+from flexnn_ncnn.runtime.native.layers import (
+    LANES,
+    RAW_KEPT_BELOW_BYTES,
+    LoadedLayer,
+    ParamDict,
+    make_option,
+    make_params,
+    ncnn_version,
+    wanted_layout,
+)
+from flexnn_ncnn.runtime.native.mats import (
+    Mat,
+    NcnnError,
+    array_view,
+    blob_view,
+    channels_of,
+    convert,
+    copy_blob,
+    data_address,
+    empty_mat,
+    fill_blob,
+    layout_of,
+    mat_from_array,
+    mat_to_array,
+    repack,
+    same_memory,
+)
+from flexnn_ncnn.runtime.native.net import StockNet
+
+__all__ = [
+    "LANES",
+    "RAW_KEPT_BELOW_BYTES",
+    "LoadedLayer",
+    "Mat",
+    "NcnnError",
+    "ParamDict",
+    "StockNet",
+    "array_view",
+    "blob_view",
+    "channels_of",
+    "convert",
+    "copy_blob",
+    "data_address",
+    "empty_mat",
+    "fill_blob",
+    "layout_of",
+    "make_option",
+    "make_params",
+    "mat_from_array",
+    "mat_to_array",
+    "ncnn_version",
+    "repack",
+    "same_memory",
+    "wanted_layout",
+]

@@ -1,0 +1,188 @@
+"""ncnn.Mat: views of memory of ours, layouts, conversions."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from typing import Any
+
+import ncnn
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
+from param_tools.errors import FlexnnError
+
+__all__ = [
+    "Mat",
+    "NcnnError",
+    "Option",
+    "array_view",
+    "blob_view",
+    "channels_of",
+    "convert",
+    "copy_blob",
+    "data_address",
+    "empty_mat",
+    "fill_blob",
+    "layout_of",
+    "mat_from_array",
+    "mat_to_array",
+    "repack",
+    "same_memory",
+]
+
+Mat = Any  # an ncnn.Mat
+Option = Any  # an ncnn.Option
+
+_OWN_PAGES_FROM_BYTES = 64 * 1024
+
+
+class NcnnError(FlexnnError):
+    """ncnn refused: a return code that is not 0, or nothing where something was asked for."""
+
+
+def blob_view(buffer: npt.NDArray[np.uint8], offset_bytes: int, layout: BlobLayout, cstep: int | None = None) -> Mat:
+    """A Mat of `layout` over `buffer` from `offset_bytes` on; the caller keeps `buffer` alive.
+
+    Args:
+        buffer: contiguous bytes.
+        offset_bytes: where the blob begins, a multiple of 16 (of 64 where elempack is 16).
+        layout: the blob's layout.
+        cstep: elements between channels, where the view is part of a larger blob.
+
+    Raises:
+        NcnnError: the blob, with the bytes ncnn may read past it, does not fit into the buffer.
+    """
+    if offset_bytes < 0 or offset_bytes + layout.size_bytes + OVERREAD_BYTES > buffer.nbytes:
+        raise NcnnError(f"a blob of {layout.size_bytes} bytes at {offset_bytes} does not fit {buffer.nbytes} bytes")
+    mat = ncnn.Mat(buffer[offset_bytes : offset_bytes + layout.size_bytes])
+    mat.dims, mat.w, mat.h, mat.d, mat.c = layout.dims, layout.w, layout.h, layout.d, layout.c
+    mat.elemsize, mat.elempack = layout.elemsize, layout.elempack
+    mat.cstep = layout.cstep if cstep is None else cstep
+    return mat
+
+
+def empty_mat() -> Mat:
+    """A Mat that a layer gives memory of its own."""
+    return ncnn.Mat()
+
+
+def mat_from_array(array: npt.NDArray[Any]) -> Mat:
+    """A Mat over `array` without a copy; the caller keeps the array alive.
+
+    Args:
+        array: C-contiguous, 1 to 4 dimensions, outermost first (c, d, h, w); 1-, 2- or 4-byte items.
+    """
+    if not array.flags.c_contiguous or not 1 <= array.ndim <= 4:
+        raise NcnnError(f"an array of {array.ndim} dimensions, contiguous or not, cannot be viewed as a Mat")
+    return ncnn.Mat(array)
+
+
+def mat_to_array(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
+    """A copy of a Mat's values as an unpacked numpy array (c, d, h, w without unused dimensions).
+
+    Args:
+        mat: any layout; 16-bit lanes are widened to float32.
+        bf16: whether 16-bit lanes are bfloat16, not half precision.
+    """
+    if mat.elemsize // mat.elempack == 2:
+        mat = ncnn.cast_bfloat16_to_float32(mat) if bf16 else ncnn.cast_float16_to_float32(mat)
+    lanes = array_view(mat)
+    *extents, pack = lanes.shape
+    result = _caller_memory((extents[0], pack, *extents[1:]), lanes.dtype)
+    np.copyto(result, np.moveaxis(lanes, -1, 1))
+    unpacked: npt.NDArray[Any] = result.reshape(extents[0] * pack, *extents[1:])
+    return unpacked
+
+
+def _caller_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Memory for what the caller keeps: in pages of its own where large, so as not to lie in the layers' way."""
+    size_bytes = math.prod(shape) * dtype.itemsize
+    if size_bytes < _OWN_PAGES_FROM_BYTES:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size_bytes), dtype).reshape(shape)
+
+
+def layout_of(mat: Mat) -> BlobLayout:
+    """The layout of a Mat."""
+    return BlobLayout(mat.dims, mat.w, mat.h, mat.d, mat.c, mat.elemsize, mat.elempack)
+
+
+def data_address(mat: Mat) -> int:
+    """Address of a Mat's first byte, whatever its packing."""
+    header = ncnn.Mat(mat)
+    header.dims, header.w, header.h, header.d, header.c, header.cstep = 1, 1, 1, 1, 1, 1
+    header.elemsize, header.elempack = 1, 1
+    return int(header.numpy().ctypes.data)
+
+
+def array_view(mat: Mat) -> npt.NDArray[Any]:
+    """The memory of a Mat as numpy sees it, packed lanes as a last dimension; the Mat must outlive it.
+
+    Returns:
+        Shape (c, d, h, w, elempack) without unused dimensions, in the lane's dtype (int32 shows as float32).
+    """
+    layout = layout_of(mat)
+    lanes = ncnn.Mat(mat)
+    pack, lane = layout.elempack, layout.lane_bytes
+    lanes.elempack, lanes.elemsize, lanes.w = 1, lane, layout.w * pack
+    if layout.dims >= 3:
+        lanes.cstep = mat.cstep * pack
+    return lanes.numpy().reshape(*_extents(layout), pack)  # type: ignore[no-any-return]
+
+
+def _extents(layout: BlobLayout) -> tuple[int, ...]:
+    whole = (layout.c, layout.d, layout.h, layout.w)
+    return {1: whole[3:], 2: whole[2:], 3: (layout.c, layout.h, layout.w)}.get(layout.dims, whole)
+
+
+def convert(source: Mat, target: Mat, option: Option) -> None:
+    """Repack, cast or just copy `source` into `target`, which has the wanted layout already."""
+    if layout_of(source) == layout_of(target):
+        copy_blob(source, target)
+        return
+    packed = source
+    if source.elemsize // source.elempack != target.elemsize // target.elempack:
+        cast = _CASTS[(source.elemsize // source.elempack, bool(option.use_bf16_storage))]
+        packed = target if source.elempack == target.elempack else ncnn.Mat()
+        cast(source, packed, option)
+    if packed.elempack != target.elempack:
+        ncnn.convert_packing(packed, target, target.elempack, option)
+
+
+_CASTS = {
+    (4, False): ncnn.cast_float32_to_float16,
+    (4, True): ncnn.cast_float32_to_bfloat16,
+    (2, False): ncnn.cast_float16_to_float32,
+    (2, True): ncnn.cast_bfloat16_to_float32,
+}
+
+
+def channels_of(mat: Mat, begin: int, end: int) -> Mat:
+    """The channels [begin, end) of a 3- or 4-d blob, in its memory; multiples of its elempack."""
+    pack = mat.elempack
+    if mat.dims < 3 or begin % pack or end % pack or not 0 <= begin < end <= mat.c * pack:
+        raise NcnnError(f"a blob of {layout_of(mat)} has no channels [{begin}, {end}) of its own")
+    return mat.channel_range(begin // pack, (end - begin) // pack)
+
+
+def same_memory(mat: Mat) -> Mat:
+    """Another Mat over the same memory: ncnn may let go of the one it is given."""
+    return ncnn.Mat(mat)
+
+
+def repack(source: Mat, target: Mat) -> None:
+    """Copy a blob into one of the same values that packs them differently."""
+    ncnn.convert_packing(source, target, target.elempack)
+
+
+def fill_blob(mat: Mat, values: npt.NDArray[Any]) -> None:
+    """Write flat, unpacked values of 4 bytes into an unpacked blob."""
+    view = array_view(mat)
+    np.copyto(view, values.view(np.float32).reshape(view.shape))
+
+
+def copy_blob(source: Mat, target: Mat) -> None:
+    """Copy a blob's values into a Mat of the same layout."""
+    np.copyto(array_view(target), array_view(source))

@@ -1,0 +1,48 @@
+"""ncnn.Net: stock ncnn as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ncnn
+import numpy.typing as npt
+
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.runtime.native.layers import make_option
+from flexnn_ncnn.runtime.native.mats import NcnnError, mat_from_array, mat_to_array
+
+__all__ = ["StockNet"]
+
+
+class StockNet:
+    """The unmodified ncnn.Net, for comparison and for budgets that hold everything.
+
+    Raises:
+        NcnnError: ncnn cannot load the files.
+    """
+
+    def __init__(self, param_path: str, bin_path: str, options: RunOptions) -> None:
+        self._net = ncnn.Net()
+        self._net.opt = make_option(options)
+        for call, path in ((self._net.load_param, param_path), (self._net.load_model, bin_path)):
+            if call(path) != 0:
+                raise NcnnError(f"stock ncnn cannot load {path}")
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Feed `inputs` by blob name and return `outputs` as numpy arrays."""
+        with self._net.create_extractor() as extractor:
+            for name, array in inputs.items():
+                if extractor.input(name, mat_from_array(array).clone()) != 0:
+                    raise NcnnError(f"the network has no input blob {name!r}")
+            found = {}
+            for name in outputs:
+                code, mat = extractor.extract(name)
+                if code != 0:
+                    raise NcnnError(f"stock ncnn cannot extract blob {name!r}: it returned {code}")
+                found[name] = mat_to_array(mat)
+            return found
+
+    def close(self) -> None:
+        """Free the network."""
+        self._net.clear()

@@ -1,0 +1,54 @@
+"""What the process holds, as the kernel counts it: resident set and its peak, in bytes (Linux)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["peak_bytes", "peak_is_exact", "reset_peak", "resident_bytes"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def resident_bytes() -> int:
+    """Resident set of this process: anonymous, mapped file and shared pages (VmRSS)."""
+    return _field("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Largest resident set since the start or the last `reset_peak` (VmHWM)."""
+    return _field("VmHWM")
+
+
+def reset_peak() -> bool:
+    """Let the peak start again from what is resident now; False where the kernel has no such thing."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_is_exact() -> bool:
+    """Whether this system can tell and reset the peak."""
+    return _STATUS.exists() and reset_peak()
+
+
+def _field(name: str) -> int:
+    try:
+        with _STATUS.open(encoding="ascii") as status:
+            for line in status:
+                if line.startswith(name):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _maximum_from_rusage()
+
+
+def _maximum_from_rusage() -> int:
+    # macOS and others: the peak of the whole process life is all there is
+    import resource
+    import sys
+
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else maximum * 1024

@@ -1,0 +1,140 @@
+"""Weights from a .bin, piece by piece: mapped where large, read where small, widened where packed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
+from flexnn_ncnn.plan import WeightPiece
+from param_tools.errors import ModelFormatError
+
+__all__ = ["WeightSource"]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+    "int8": np.dtype("i1"),
+    "table": np.dtype("u1"),
+}
+_TABLE_ENTRIES = 256
+# Below this a read is cheaper than a mapping of its own; a mapping copies nothing and leaves no dirty page.
+_MAP_FROM_BYTES = 256 * 1024
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+class WeightSource:
+    """A .bin opened for streaming.
+
+    Every large piece gets a mapping of its own, exactly its pages: the kernel may map far more than the page that
+    is touched (its fault-around), but never beyond the mapping, so the resident set stays what the plan says.
+    Dropping the array unmaps it.
+
+    Args:
+        path: the .bin.
+
+    Raises:
+        ModelFormatError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
+        except OSError as error:
+            raise ModelFormatError(f"cannot be read: {error.strerror}", path=path) from error
+        self.size_bytes = os.fstat(self._file.fileno()).st_size
+
+    def load(self, pieces: Sequence[WeightPiece]) -> list[npt.NDArray[Any]]:
+        """The arrays of one part as ncnn takes them: flat float32, or int8 as stored.
+
+        Raises:
+            ModelFormatError: the file is shorter than it was, or cannot be read.
+        """
+        return [self._array(piece) for piece in pieces]
+
+    def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Some rows of a matrix, flat, reading nothing else.
+
+        Args:
+            piece: the whole matrix, `row_count` rows of equal length.
+            row_count: rows of the matrix.
+            indices: rows wanted, each in [0, row_count).
+        """
+        width = piece.count // row_count
+        row_bytes = piece.stored_bytes // row_count
+        rows = [
+            self._array(
+                WeightPiece(piece.offset_bytes + int(i) * row_bytes, width, piece.encoding, piece.table_offset_bytes)
+            )
+            for i in indices
+        ]
+        return np.concatenate(rows) if rows else np.empty(0, np.float32)
+
+    def close(self) -> None:
+        """Close the file; mappings in use stay until they are dropped."""
+        self._file.close()
+
+    def _array(self, piece: WeightPiece) -> npt.NDArray[Any]:
+        stored: npt.NDArray[Any] = self._stored(piece.offset_bytes, piece.stored_bytes).view(_DTYPES[piece.encoding])
+        if piece.encoding == "fp16":
+            return stored.astype(np.float32)
+        if piece.encoding == "bf16":
+            bits: npt.NDArray[np.uint32] = np.left_shift(stored, 16, dtype=np.uint32)
+            return bits.view(np.float32)
+        if piece.encoding == "table":
+            table = self._stored(piece.table_offset_bytes, _TABLE_ENTRIES * 4).view(np.float32)
+            values: npt.NDArray[np.float32] = table[stored]
+            return values
+        return stored
+
+    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        if offset_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:
+            raise ModelFormatError(
+                f"ends before the weights at {offset_bytes}, {size_bytes} bytes",
+                path=self.path,
+                hint="build or copy the model again",
+            )
+        try:
+            if size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
+                return self._mapped(offset_bytes, size_bytes)
+            return self._read(offset_bytes, size_bytes)
+        except OSError as error:
+            raise ModelFormatError(
+                f"cannot be read: {error.strerror}", path=self.path, offset_bytes=offset_bytes
+            ) from error
+
+    def _read(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
+        done = 0
+        while done < size_bytes:
+            count = os.preadv(self._file.fileno(), [buffer[done:size_bytes]], offset_bytes + done)
+            if count == 0:
+                raise ModelFormatError(
+                    "became shorter while it was read", path=self.path, offset_bytes=offset_bytes + done
+                )
+            done += count
+        read: npt.NDArray[np.uint8] = buffer[:size_bytes]
+        return read
+
+    def _may_overread(self, end: int) -> bool:
+        """Whether the bytes after `end` that a kernel may read belong to a page of the file."""
+        return end + OVERREAD_BYTES <= align_up(self.size_bytes, mmap.PAGESIZE)
+
+    def _mapped(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        begin = offset_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        end = min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
+        window = mmap.mmap(
+            self._file.fileno(),
+            end - begin,
+            flags=mmap.MAP_SHARED | _POPULATE,
+            prot=mmap.PROT_READ,
+            offset=begin,
+        )
+        return np.frombuffer(window, np.uint8, size_bytes, offset_bytes - begin)

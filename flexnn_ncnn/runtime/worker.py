@@ -1,0 +1,94 @@
+"""A process of its own that runs a model and tells time and memory: `python -m flexnn_ncnn.runtime.worker`.
+
+It speaks JSON, one object a line: a request on stdin, its answer on stdout. The idle process is measured after
+all imports and before the model is touched; from then on the peak of the resident set counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.formats import read_plan
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.runtime import native, process_memory
+from flexnn_ncnn.runtime.executor import Executor
+from param_tools.errors import FlexnnError
+
+__all__ = ["main"]
+
+_Arrays = Mapping[str, npt.NDArray[Any]]
+_Run = Callable[[_Arrays], dict[str, npt.NDArray[Any]]]
+
+
+class _Worker:
+    """The state between requests."""
+
+    def __init__(self) -> None:
+        self._run: _Run | None = None
+        self._counters: Callable[[], dict[str, int]] = dict
+        self._inputs: dict[str, npt.NDArray[Any]] = {}
+        self._outputs: dict[str, npt.NDArray[Any]] = {}
+        self._idle_bytes = 0
+
+    def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the inputs and the model: a plan with its .bin, or stock ncnn."""
+        self._idle_bytes = process_memory.resident_bytes()
+        exact = process_memory.reset_peak()
+        self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
+        begin = time.perf_counter()
+        if "plan" in request:
+            executor = Executor(read_plan(request["plan"]), request["bin"])
+            self._run = executor.run
+            resident = executor.plan.resident_bytes
+            self._counters = lambda: {
+                "streamed_bytes": executor.trace.streamed_bytes,
+                "resident_bytes": resident,
+            }
+        else:
+            net = native.StockNet(request["param"], request["bin"], RunOptions(**request["options"]))
+            outputs = tuple(request["outputs"])
+            self._run = lambda inputs: net.run(inputs, outputs)
+        return {"load_seconds": time.perf_counter() - begin, "exact": exact, "peak_bytes": self._growth()}
+
+    def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One inference."""
+        assert self._run is not None
+        self._outputs = {}
+        begin = time.perf_counter()
+        self._outputs = self._run(self._inputs)
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "peak_bytes": self._growth(), **self._counters()}
+
+    def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the outputs of the last inference, each to a .npy file."""
+        for blob, path in request["outputs"].items():
+            np.save(path, self._outputs[blob])
+        return {}
+
+    def _growth(self) -> int:
+        return process_memory.peak_bytes() - self._idle_bytes
+
+
+def main() -> int:
+    """Answer requests until stdin ends."""
+    worker = _Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request["do"])(request)
+        except FlexnnError as error:
+            answer = {"error": {"message": error.message, "hint": error.hint}}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
