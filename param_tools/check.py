@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 
 from param_tools.errors import ModelFormatError
-from param_tools.graph import Layer, Model
+from param_tools.graph import Layer, Model, describe_cycle
 from param_tools.schema import ONE_BLOB_TYPES
 
 __all__ = ["check_model", "check_names"]
@@ -49,7 +49,7 @@ def _why_missing(model: Model, layer: Layer, blob: str) -> str:
         return f"layer {layer.name!r} reads blob {blob!r}, which no layer produces"
     cycle = model.find_cycle()
     if cycle:
-        return f"the blobs {' -> '.join(map(repr, cycle))} form a cycle"
+        return describe_cycle(cycle)
     producer = model.layers[model.producers[blob]]
     return f"layer {layer.name!r} reads blob {blob!r} before layer {producer.name!r} produces it"
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from param_tools.errors import ModelFormatError
 
-__all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar"]
+__all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar", "describe_cycle"]
 
 Scalar = int | float | str
 _NO_PARAMS: Mapping[int, ParamValue] = MappingProxyType({})
@@ -59,10 +59,8 @@ class Layer:
     def int_param(self, param_id: int, default: int = 0) -> int:
         """The integer parameter `param_id`, or `default` when the file leaves it out."""
         value = self._scalar(param_id, default)
-        if isinstance(value, float) and not value.is_integer():
-            raise ModelFormatError(
-                f"layer {self.name!r} ({self.type}): parameter {param_id} is not an integer: {value}"
-            )
+        if isinstance(value, float):  # ncnn would silently take its default
+            raise self._misread(param_id, "an integer", value)
         return int(value)
 
     def float_param(self, param_id: int, default: float = 0.0) -> float:
@@ -135,17 +133,18 @@ class Model:
     def topological_order(self) -> tuple[int, ...]:
         """Layer indices with producers before consumers, in file order wherever that is valid.
 
+        Linear, and without networkx, which would cost a running model more memory than the graph.
+
         Raises:
             ModelFormatError: the layers form a cycle; it names the blobs on it.
         """
         order = self._sorted_prefix()
         if len(order) < len(self.layers):
-            cycle = " -> ".join(map(repr, self.find_cycle()))
-            raise ModelFormatError(f"the blobs {cycle} form a cycle")
+            raise ModelFormatError(describe_cycle(self.find_cycle()))
         return tuple(order)
 
     def find_cycle(self) -> tuple[str, ...]:
-        """The blobs of one cycle, the first repeated at the end; empty when there is none."""
+        """The blobs of one cycle in the direction of the data, the first repeated at the end; empty without one."""
         sortable = set(self._sorted_prefix())
         stuck = next((i for i in range(len(self.layers)) if i not in sortable), None)
         if stuck is None:
@@ -155,7 +154,8 @@ class Model:
         blobs: list[str] = []
         while stuck not in visited:
             visited[stuck] = len(blobs)
-            blob = next(b for b in self.layers[stuck].inputs if self.producers.get(b, -1) not in sortable | {-1})
+            inputs = (blob for blob in self.layers[stuck].inputs if blob in self.producers)
+            blob = next(blob for blob in inputs if self.producers[blob] not in sortable)
             blobs.append(blob)
             stuck = self.producers[blob]
         cycle = blobs[visited[stuck] :][::-1]
@@ -198,3 +198,11 @@ class Model:
     def output_blobs(self) -> tuple[str, ...]:
         """Names of the blobs nobody reads, in file order."""
         return tuple(blob for blob in self.producers if not self.consumers[blob])
+
+
+def describe_cycle(blobs: tuple[str, ...]) -> str:
+    """What is wrong with a model that has this cycle, in words; the middle of a long one is left out."""
+    shown = [repr(blob) for blob in (blobs if len(blobs) <= 12 else (*blobs[:6], *blobs[-5:]))]
+    if len(blobs) > 12:
+        shown.insert(6, f"... ({len(blobs) - 11} more)")
+    return f"the blobs {' -> '.join(shown)} form a cycle"

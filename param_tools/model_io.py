@@ -86,7 +86,14 @@ def open_model(
     """
     model = read_param(param_path)
     weights_path = Path(bin_path) if bin_path is not None else default_bin_path(param_path)
-    weights = WeightFile.open(model, weights_path, missing_ok=missing_bin_ok)
+    try:
+        weights = WeightFile.open(model, weights_path, missing_ok=missing_bin_ok)
+    except ModelFormatError as error:
+        if error.path is not None:
+            raise
+        # A layer's parameters are wrong: it knows its line, we know the file.
+        problem = error.message.removeprefix(f"line {error.line}: ")
+        raise ModelFormatError(problem, path=param_path, line=error.line, hint=error.hint) from error
     return NcnnModel(model, weights, Path(param_path), weights_path)
 
 
