@@ -182,10 +182,11 @@ class _Builder:
             return
         name, joined = parts.layer.name, blob if parts.requantise is None else self._fresh(f"{blob}_joined")
         if parts.axis.blob_axis == "sum":
-            self._emit("Eltwise", name, parts.names, (joined,), parts.group, _LAST, op_type=_ELTWISE_SUM)
+            join = with_named_params(Layer("Eltwise", name, parts.names, (joined,)), op_type=_ELTWISE_SUM)
         else:
             axis = _AXIS_NUMBER[parts.axis.blob_axis]
-            self._emit("Concat", name, parts.names, (joined,), parts.group, _LAST, axis=axis)
+            join = with_named_params(Layer("Concat", name, parts.names, (joined,)), axis=axis)
+        self._emitted.append(_Emitted(join, parts.group, _LAST))
         if parts.requantise:
             quantize = with_named_params(
                 Layer("Quantize", self._fresh(f"{name}_int8"), (joined,), (blob,)), scale_data_size=1
@@ -206,7 +207,7 @@ class _Builder:
         slice_index: int = _FIRST,
         **params: int | tuple[int, ...],
     ) -> None:
-        layer = with_named_params(Layer(kind, name, inputs, outputs), **params)
+        layer = with_named_params(Layer(kind, self._fresh(name), inputs, outputs), **params)
         self._emitted.append(_Emitted(layer, group, slice_index))
 
     def _fresh(self, name: str) -> str:
