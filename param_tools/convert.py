@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -83,12 +83,11 @@ def _arrays(
     for array in (array for arrays in original.weights.arrays for array in arrays):
         stored = original.weights.stored(array)
         if encoding is Encoding.FP16 and array.encoding is Encoding.FP32 and array.name not in _BIASES:
-            if _fits_fp16(stored.values):
+            if _fits_fp16(stored.values, original.weights.release_pages):
                 changed.append(array)
                 stored = StoredArray(stored.values, Encoding.FP16)
             else:
                 kept.append(array)
-            original.weights.release_pages()
         elif encoding is Encoding.FP32 and array.encoding in _WIDENED:
             changed.append(array)
             is_float = array.encoding is Encoding.FP16
@@ -96,11 +95,12 @@ def _arrays(
         yield stored
 
 
-def _fits_fp16(values: npt.NDArray[Any]) -> bool:
+def _fits_fp16(values: npt.NDArray[Any], after_chunk: Callable[[], None]) -> bool:
     """Whether no finite value becomes infinite."""
     flat = values.reshape(-1)
     for begin in range(0, flat.size, _CHUNK):
         magnitudes = np.abs(flat[begin : begin + _CHUNK])
         if np.any((magnitudes >= _FP16_LIMIT) & np.isfinite(magnitudes)):
             return False
+        after_chunk()
     return True

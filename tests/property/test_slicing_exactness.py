@@ -13,9 +13,9 @@ from tests.property import slicing_cases
 from tests.property.slicing_cases import Case
 from tests.property.slicing_stock import model_of, option, whole_and_sliced
 
-# of the largest output; measured 1e-6 and 5e-4, the latter of outputs clipped to half their range
+# Parts of the largest output. fp16 or int8 weights round at 2^-11 or so of sums that an activation may clip to a sixth.
 _FLOAT32_TOLERANCE = 1e-5
-_NARROW_TOLERANCE = 2e-3  # int8 weights, or InnerProduct weights that ncnn keeps in fp16
+_NARROW_TOLERANCE = 5e-3
 
 
 def check(case: Case, data: st.DataObject) -> None:
