@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flexnn_ncnn.plan import Part, Placement, Plan, Step, WeightPiece
+from dataclasses import replace
+
+from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Step, WeightPiece
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Schedule
 from flexnn_ncnn.profile import LayerProfile
@@ -11,12 +14,25 @@ from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 from param_tools.schema import COMMON_PARAMS, describe
+from param_tools.shapes import BlobShape
 from param_tools.slicing.registry import axes, take
 from param_tools.slicing.rule import ArrayTake, Axis
+from param_tools.slicing.window import Window, convolution_windows
 from param_tools.weights import WeightArray
 
-__all__ = ["assemble_plan", "layer_part", "streaming_axis", "typed_params"]
+__all__ = [
+    "assemble_plan",
+    "layer_part",
+    "layer_slabs",
+    "slab_windows",
+    "streaming_axis",
+    "typed_params",
+    "unpadded",
+]
 
+# Convolution and ConvolutionDepthWise: pad_left, pad_top, pad_right, pad_bottom; pad_value
+_PAD_IDS = frozenset((4, 14, 15, 16))
+_PAD_VALUE_ID = 18
 _ENCODINGS = {
     Encoding.FP32_UNTAGGED: "fp32",
     Encoding.FP32: "fp32",
@@ -36,6 +52,40 @@ def streaming_axis(model: NcnnModel, index: int) -> Axis | None:
         if axis.name in ("outputs", "channels") and all(map(_is_contiguous, *_takes(model, index, axis))):
             return axis
     return None
+
+
+def layer_slabs(layer: Layer, layout: BlobLayout, rows: int) -> tuple[Slab, ...]:
+    """A convolution cut into slabs of `rows` output rows; none where it cannot be, or one would do.
+
+    Args:
+        layer: the layer.
+        layout: of its input.
+        rows: output rows of a slab.
+    """
+    windows = slab_windows(layer, layout)
+    if windows is None or rows >= windows[1].outputs:
+        return ()
+    across, down = windows
+    slabs = []
+    for begin in range(0, down.outputs, rows):
+        end = min(begin + rows, down.outputs)
+        first, last, above, below = down.part(begin, end)
+        slabs.append(Slab(begin, end, first, last, above, below, across.before, across.after))
+    return tuple(slabs) if all(slab.first < slab.last for slab in slabs) else ()
+
+
+def slab_windows(layer: Layer, layout: BlobLayout) -> tuple[Window, Window] | None:
+    """How the windows of a convolution slide over its input, or None for a layer that is not computed by slabs."""
+    if layer.type not in ("Convolution", "ConvolutionDepthWise") or layout.dims != 3 or len(layer.inputs) != 1:
+        return None
+    flat = layout.with_elempack(1)
+    return convolution_windows(layer, BlobShape(3, flat.w, flat.h, 1, flat.c))
+
+
+def unpadded(part: Part) -> Part:
+    """A convolution's part that leaves padding to its caller."""
+    params = tuple((param_id, value) for param_id, value in part.params if param_id not in _PAD_IDS)
+    return replace(part, params=params)
 
 
 def layer_part(model: NcnnModel, index: int, axis: Axis | None = None, begin: int = 0, end: int = 1) -> Part:
@@ -133,6 +183,8 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
 def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, sources: tuple[str, ...]) -> Step:
     kernel = choice.kernel if choice else "default"
     cost = next((cost for cost in layer.kernels if cost.kernel == kernel), None)
+    parts = _parts(model, layer, choice) if choice else ()
+    slabs = _slabs(model, layer, choice)
     return Step(
         layer_index=layer.index,
         type=layer.type,
@@ -145,8 +197,16 @@ def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, sources:
         sources=sources,
         outputs=layer.outputs,
         blob_axis=layer.blob_axis,
-        parts=_parts(model, layer, choice) if choice else (),
+        parts=tuple(map(unpadded, parts)) if slabs else parts,
+        slabs=slabs,
+        pad_value=model.model.layers[layer.index].float_param(_PAD_VALUE_ID) if slabs else 0.0,
     )
+
+
+def _slabs(model: NcnnModel, layer: LayerProfile, choice: Choice | None) -> tuple[Slab, ...]:
+    if choice is None or not choice.slab_rows:
+        return ()
+    return layer_slabs(model.model.layers[layer.index], layer.input_layouts[0], choice.slab_rows)
 
 
 def _parts(model: NcnnModel, layer: LayerProfile, choice: Choice) -> tuple[Part, ...]:

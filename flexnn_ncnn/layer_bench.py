@@ -13,15 +13,16 @@ import numpy as np
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.plan import Part
-from flexnn_ncnn.profile import KernelCost, Linear
+from flexnn_ncnn.plan import Part, Slab
+from flexnn_ncnn.profile import KernelCost, Linear, SlabCost
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.slabs import forward_slabs
 from flexnn_ncnn.runtime.weight_source import WeightSource
 from param_tools.graph import Layer
 from param_tools.shapes import BlobShape
 
-__all__ = ["KernelBench", "LayerRun", "Measured", "discover_outputs"]
+__all__ = ["KernelBench", "LayerRun", "Measured", "discover_outputs", "slab_cost"]
 
 _SENTINEL = np.uint8(0xA5)
 # a run this long is timed where it runs anyway, not once more
@@ -169,7 +170,14 @@ class Measured:
     run_peak_bytes: int
     stream_peak_bytes: int
 
-    def as_cost(self, kernel: str, units: int = 1, piece: Measured | None = None, piece_units: int = 0) -> KernelCost:
+    def as_cost(
+        self,
+        kernel: str,
+        units: int = 1,
+        piece: Measured | None = None,
+        piece_units: int = 0,
+        slabs: SlabCost | None = None,
+    ) -> KernelCost:
         """A cost through this measurement of `units` units and, if given, that of a smaller piece."""
 
         def line(name: str) -> Linear:
@@ -189,7 +197,24 @@ class Measured:
             load_peak_bytes=line("load_peak_bytes"),
             run_peak_bytes=line("run_peak_bytes"),
             stream_peak_bytes=line("stream_peak_bytes"),
+            slabs=slabs,
         )
+
+
+def slab_cost(whole: Measured, cut: Measured, slabs: Sequence[Slab], granularity: int) -> SlabCost:
+    """What slabs cost, from one measurement without and one with them.
+
+    Args:
+        whole: computed at once.
+        cut: computed by `slabs`.
+        slabs: all but the last of the same number of rows.
+        granularity: slabs may be cut at multiples of this many rows.
+    """
+    rows, slab_rows = slabs[-1].end, slabs[0].end
+    slope = max(0.0, (whole.run_peak_bytes - cut.run_peak_bytes) / (rows - slab_rows))
+    slope = min(slope, whole.run_peak_bytes / rows)
+    extra = max(0.0, cut.compute_seconds - whole.compute_seconds) / len(slabs)
+    return SlabCost(rows, granularity, Linear(whole.run_peak_bytes - slope * rows, slope), extra)
 
 
 class KernelBench:
@@ -212,12 +237,14 @@ class KernelBench:
         mode: str,
         bottoms: Sequence[native.Mat],
     ) -> None:
-        self._layer, self._options, self._source, self._mode = layer, options, source, mode
+        self._layer, self._options, self._source, self.mode = layer, options, source, mode
         self._bottoms = bottoms
         self.inputs = tuple(native.layout_of(mat) for mat in bottoms)
 
-    def measure(self, part: Part, kernel: str, rounds: int, tops: Sequence[BlobLayout]) -> Measured:
-        """Time and memory of one part with one kernel."""
+    def measure(
+        self, part: Part, kernel: str, rounds: int, tops: Sequence[BlobLayout], slabs: Sequence[Slab] = ()
+    ) -> Measured:
+        """Time and memory of one part with one kernel, by slabs of rows where some are given."""
         option = native.make_option(self._options, kernel)
         params = native.make_params(part.params)
         bottoms = self._bottoms
@@ -233,10 +260,12 @@ class KernelBench:
             return native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
 
         def run(loaded: native.LoadedLayer) -> None:
-            if self._mode == "alias":
+            if slabs:
+                forward_slabs(loaded, slabs, 0.0, bottoms[0], blobs[0].mat, option)
+            elif self.mode == "alias":
                 loaded.forward(bottoms[0], native.empty_mat())
             else:
-                run_into(loaded, self._mode, bottoms, blobs)
+                run_into(loaded, self.mode, bottoms, blobs)
 
         reads_raw, first_seconds = self._first_run(part, params, option, run, blobs)
         times = (math.inf, first_seconds)

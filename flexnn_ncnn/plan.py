@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Step", "WeightPiece"]
+__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Step", "WeightPiece"]
 
 FORMAT_VERSION = 1
 
@@ -55,6 +55,31 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Slab:
+    """Some output rows of a layer, computed on their own with the weights already loaded.
+
+    Attributes:
+        begin, end: output rows, half-open.
+        first, last: input rows their windows see, half-open.
+        above, below, left, right: padding around those.
+    """
+
+    begin: int
+    end: int
+    first: int
+    last: int
+    above: int
+    below: int
+    left: int
+    right: int
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the input rows must be copied into a larger blob."""
+        return bool(self.above or self.below or self.left or self.right)
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a blob lies in the arena.
 
@@ -98,6 +123,8 @@ class Step:
         outputs: blobs it writes.
         blob_axis: the output's axis that parts lie along.
         parts: one, or the slices in order; none where no layer runs.
+        slabs: rows to compute one after the other, or none to compute all at once; the parts then do not pad.
+        pad_value: what padding is filled with.
     """
 
     layer_index: int
@@ -112,6 +139,8 @@ class Step:
     outputs: tuple[str, ...]
     blob_axis: str
     parts: tuple[Part, ...]
+    slabs: tuple[Slab, ...]
+    pad_value: float
 
     @property
     def weight_bytes(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "KernelCost", "LayerProfile", "Linear", "ModelProfile"]
+__all__ = ["FORMAT_VERSION", "KernelCost", "LayerProfile", "Linear", "ModelProfile", "SlabCost"]
 
 FORMAT_VERSION = 1
 
@@ -29,6 +29,23 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class SlabCost:
+    """What computing a layer by slabs of output rows costs: a smaller workspace for some more time.
+
+    Attributes:
+        rows: output rows in all.
+        granularity: slabs are cut at multiples of this many rows.
+        run_peak_bytes: workspace as a function of a slab's rows, for the part that was measured.
+        seconds_per_slab: what every slab adds to the time of the whole.
+    """
+
+    rows: int
+    granularity: int
+    run_peak_bytes: Linear
+    seconds_per_slab: float
+
+
+@dataclass(frozen=True, slots=True)
 class KernelCost:
     """What one way of computing a layer costs.
 
@@ -41,6 +58,7 @@ class KernelCost:
         load_peak_bytes: most of the heap in use while loading, raw weights not counted.
         run_peak_bytes: most of the heap in use while computing, beside what is kept: the workspace.
         stream_peak_bytes: growth of a heap that keeps what is freed, over loading, computing and releasing.
+        slabs: the same by slabs of rows, or None where that gains nothing.
     """
 
     kernel: str
@@ -51,6 +69,7 @@ class KernelCost:
     load_peak_bytes: Linear
     run_peak_bytes: Linear
     stream_peak_bytes: Linear
+    slabs: SlabCost | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import layer_part, streaming_axis
+from flexnn_ncnn.assemble import layer_part, layer_slabs, slab_windows, streaming_axis, unpadded
 from flexnn_ncnn.errors import InputError, ProfileError
-from flexnn_ncnn.layer_bench import KernelBench, LayerRun, discover_outputs
-from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.layer_bench import KernelBench, LayerRun, Measured, discover_outputs, slab_cost
+from flexnn_ncnn.layout import BlobLayout, align_up
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, SlabCost
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import Blob
 from flexnn_ncnn.runtime.gather import gathered_rows
@@ -30,6 +30,7 @@ from param_tools.model_io import NcnnModel
 from param_tools.schema import int_params
 from param_tools.shapes import BlobShape, infer_shapes
 from param_tools.slicing.policy import cuts
+from param_tools.slicing.rows import may_be_winograd
 from param_tools.slicing.rule import Axis
 
 __all__ = ["ProfileLimits", "profile_model"]
@@ -39,6 +40,11 @@ Progress = Callable[[int, int], None]
 # a layer whose weights are fewer is not worth slicing
 _SLICE_FROM_BYTES = 64 * 1024
 _CUT_CHANNELS_FROM_BYTES = 512 * 1024
+# a workspace that is less is not worth computing by slabs of rows
+_SLABS_FROM_BYTES = 200 * 1024
+_SLABS_MEASURED = 4
+# winograd computes tiles of 2, 4 or 6 rows
+_WINOGRAD_ROWS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,16 +247,34 @@ class _Walk:
         tops: Sequence[BlobLayout],
     ) -> KernelCost:
         rounds = self._limits.rounds
-        whole = bench.measure(layer_part(self._model, index, axis, *span), kernel, rounds, tops)
+        part = layer_part(self._model, index, axis, *span)
+        whole = bench.measure(part, kernel, rounds, tops)
+        slabs = self._slab_cost(bench, index, part, kernel, tops, whole)
         if axis is None:
-            return whole.as_cost(kernel)
+            return whole.as_cost(kernel, slabs=slabs)
         units = span[1] - span[0]
         half = max(axis.least_units, units // 2) // axis.granularity * axis.granularity
         if not 0 < half < units:
-            return whole.as_cost(kernel, units)
-        part = layer_part(self._model, index, axis, span[0], span[0] + half)
-        piece = bench.measure(part, kernel, rounds, [_extent(tops[0], axis.blob_axis, half)])
-        return whole.as_cost(kernel, units, piece, half)
+            return whole.as_cost(kernel, units, slabs=slabs)
+        half_part = layer_part(self._model, index, axis, span[0], span[0] + half)
+        piece = bench.measure(half_part, kernel, rounds, [_extent(tops[0], axis.blob_axis, half)])
+        return whole.as_cost(kernel, units, piece, half, slabs)
+
+    def _slab_cost(
+        self, bench: KernelBench, index: int, part: Part, kernel: str, tops: Sequence[BlobLayout], whole: Measured
+    ) -> SlabCost | None:
+        """What slabs of rows would cost, where the workspace is worth making smaller."""
+        layer = self._model.model.layers[index]
+        windows = slab_windows(layer, bench.inputs[0]) if bench.mode == "forward" and bench.inputs else None
+        if windows is None or whole.run_peak_bytes < _SLABS_FROM_BYTES:
+            return None
+        granularity = _WINOGRAD_ROWS if may_be_winograd(int_params(layer)) else 1
+        rows = align_up(-(-windows[1].outputs // _SLABS_MEASURED), granularity)
+        slabs = layer_slabs(layer, bench.inputs[0], rows)
+        if not slabs:
+            return None
+        cut = bench.measure(unpadded(part), kernel, self._limits.rounds, tops, slabs)
+        return slab_cost(whole, cut, slabs, granularity)
 
     def _compute(
         self,
@@ -348,7 +372,7 @@ def _extent(layout: BlobLayout, axis: str, units: int) -> BlobLayout:
 
 def _flat_cost(seconds: float, held_bytes: int) -> KernelCost:
     nothing, held = Linear(0.0, 0.0), Linear(float(held_bytes), 0.0)
-    return KernelCost("default", False, nothing, Linear(seconds, 0.0), nothing, held, held, held)
+    return KernelCost("default", False, nothing, Linear(seconds, 0.0), nothing, held, held, held, None)
 
 
 def _kernels(layer: Layer, options: RunOptions) -> tuple[str, ...]:

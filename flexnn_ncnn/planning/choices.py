@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.profile import KernelCost, LayerProfile
+import numpy as np
+
+from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
 __all__ = ["Choice", "choices", "cut_evenly"]
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
+_SLAB_SECONDS = 15e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Choice:
     Attributes:
         kernel: a name in `flexnn_ncnn.options.KERNELS`.
         part_units: output units of the largest part.
+        slab_rows: output rows computed at once, 0 for all.
         resident: kept between inferences.
         seconds: its share of one inference.
         kept_bytes: held between inferences.
@@ -30,6 +34,7 @@ class Choice:
 
     kernel: str
     part_units: int
+    slab_rows: int
     resident: bool
     seconds: float
     kept_bytes: int
@@ -40,8 +45,7 @@ class Choice:
 
 def choices(layer: LayerProfile, read_seconds_per_byte: float) -> tuple[Choice, ...]:
     """Every way to run `layer` that is not worse than another in all respects."""
-    found = list(_all(layer, read_seconds_per_byte))
-    return tuple(choice for choice in found if not any(_dominates(other, choice) for other in found))
+    return _undominated(list(dict.fromkeys(_all(layer, read_seconds_per_byte))))
 
 
 def cut_evenly(units: int, parts: int, granularity: int) -> int:
@@ -50,14 +54,15 @@ def cut_evenly(units: int, parts: int, granularity: int) -> int:
 
 
 def _all(layer: LayerProfile, read_seconds_per_byte: float) -> Iterator[Choice]:
-    for part_units in _part_sizes(layer):
-        for cost in layer.kernels:
-            if layer.raw_bytes == 0:
-                yield _weightless(layer, cost)
-                continue
-            yield _streamed(layer, cost, part_units, read_seconds_per_byte)
-            if layer.mode != "gather":
-                yield _resident(layer, cost, part_units)
+    for cost in layer.kernels:
+        if layer.raw_bytes == 0:
+            yield _weightless(layer, cost)
+            continue
+        for part_units in _part_sizes(layer):
+            for slab_rows in _slab_sizes(cost.slabs):
+                yield _streamed(layer, cost, part_units, slab_rows, read_seconds_per_byte)
+                if layer.mode != "gather":
+                    yield _resident(layer, cost, part_units, slab_rows)
 
 
 def _part_sizes(layer: LayerProfile) -> list[int]:
@@ -70,40 +75,68 @@ def _part_sizes(layer: LayerProfile) -> list[int]:
     return sorted(sizes, reverse=True)
 
 
+def _slab_sizes(slabs: SlabCost | None) -> list[int]:
+    """Rows of a slab worth trying; 0 is all at once."""
+    if slabs is None:
+        return [0]
+    counts = (2, 4, 8, 16)
+    return [0, *sorted({cut_evenly(slabs.rows, count, slabs.granularity) for count in counts} - {slabs.rows})]
+
+
 def _weightless(layer: LayerProfile, cost: KernelCost) -> Choice:
     seconds = cost.compute_seconds.at(layer.units)
-    return Choice(cost.kernel, layer.units, True, seconds, 0, int(cost.run_peak_bytes.at(layer.units)), 0, 0)
+    return Choice(cost.kernel, layer.units, 0, True, seconds, 0, int(cost.run_peak_bytes.at(layer.units)), 0, 0)
 
 
-def _times(layer: LayerProfile, part_units: int) -> tuple[int, int]:
-    return -(-layer.units // part_units), layer.units
+def _run_peak(cost: KernelCost, part_units: int, slab_rows: int) -> float:
+    """Workspace of a part computed by slabs: that of the measured part shrinks with rows as measured."""
+    whole = cost.run_peak_bytes.at(part_units)
+    if not slab_rows or cost.slabs is None:
+        return whole
+    return whole * cost.slabs.run_peak_bytes.at(slab_rows) / max(1.0, cost.slabs.run_peak_bytes.at(cost.slabs.rows))
 
 
-def _streamed(layer: LayerProfile, cost: KernelCost, part_units: int, read_seconds_per_byte: float) -> Choice:
-    parts, units = _times(layer, part_units)
+def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> float:
+    parts = -(-layer.units // part_units)
+    seconds = parts * (cost.compute_seconds.fixed + _PART_SECONDS) + layer.units * cost.compute_seconds.per_unit
+    if slab_rows and cost.slabs is not None:
+        count = -(-cost.slabs.rows // slab_rows)
+        seconds += count * (cost.slabs.seconds_per_slab + parts * _SLAB_SECONDS)
+    return seconds
+
+
+def _streamed(
+    layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int, read_seconds_per_byte: float
+) -> Choice:
+    parts = -(-layer.units // part_units)
     seconds = (
-        parts * (cost.load_seconds.fixed + cost.compute_seconds.fixed + _PART_SECONDS)
-        + units * (cost.load_seconds.per_unit + cost.compute_seconds.per_unit)
+        _compute_seconds(layer, cost, part_units, slab_rows)
+        + parts * cost.load_seconds.fixed
+        + layer.units * cost.load_seconds.per_unit
         + layer.raw_bytes * read_seconds_per_byte
     )
-    heap = int(cost.stream_peak_bytes.at(part_units))
-    raw = -(-layer.raw_bytes * part_units // units)
-    return Choice(cost.kernel, part_units, False, seconds, 0, heap, raw, 0)
+    saved = cost.run_peak_bytes.at(part_units) - _run_peak(cost, part_units, slab_rows)
+    heap = max(cost.load_peak_bytes.at(part_units), cost.stream_peak_bytes.at(part_units) - saved)
+    raw = -(-layer.raw_bytes * part_units // layer.units)
+    return Choice(cost.kernel, part_units, slab_rows, False, seconds, 0, int(heap), raw, 0)
 
 
-def _resident(layer: LayerProfile, cost: KernelCost, part_units: int) -> Choice:
-    parts, units = _times(layer, part_units)
-    seconds = parts * (cost.compute_seconds.fixed + _PART_SECONDS) + units * cost.compute_seconds.per_unit
-    kept = parts * cost.kept_bytes.fixed + units * cost.kept_bytes.per_unit
+def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> Choice:
+    parts = -(-layer.units // part_units)
+    seconds = _compute_seconds(layer, cost, part_units, slab_rows)
+    kept = parts * cost.kept_bytes.fixed + layer.units * cost.kept_bytes.per_unit
     if cost.reads_raw:
         kept += layer.raw_bytes
     transient = cost.load_peak_bytes.at(part_units) - cost.kept_bytes.at(part_units)
-    raw = 0 if cost.reads_raw else layer.raw_bytes * part_units / units
-    heap = int(cost.run_peak_bytes.at(part_units))
-    return Choice(cost.kernel, part_units, True, seconds, int(kept), heap, 0, int(max(0, transient) + raw))
+    raw = 0 if cost.reads_raw else layer.raw_bytes * part_units / layer.units
+    heap = int(_run_peak(cost, part_units, slab_rows))
+    return Choice(cost.kernel, part_units, slab_rows, True, seconds, int(kept), heap, 0, int(max(0, transient) + raw))
 
 
-def _dominates(one: Choice, other: Choice) -> bool:
-    mine = (one.seconds, one.kept_bytes, one.heap_bytes, one.raw_bytes, one.load_bytes)
-    its = (other.seconds, other.kept_bytes, other.heap_bytes, other.raw_bytes, other.load_bytes)
-    return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
+def _undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Those that no other beats or equals in everything while beating it in something."""
+    facts = np.array([(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.load_bytes) for c in found])
+    at_least = (facts[:, None, :] <= facts[None, :, :]).all(axis=2)
+    better = (facts[:, None, :] < facts[None, :, :]).any(axis=2)
+    beaten = (at_least & better).any(axis=0)
+    return tuple(choice for choice, out in zip(found, beaten, strict=True) if not out)

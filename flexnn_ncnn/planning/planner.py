@@ -60,8 +60,15 @@ def workload(profile: ModelProfile) -> Workload:
     """The part of planning that no budget changes."""
     blobs = blob_problem(profile)
     offsets, arena_bytes = place(blobs.buffers)
-    found = tuple(choices(layer, profile.read_seconds_per_byte) for layer in profile.layers)
-    return Workload(profile, blobs, offsets, arena_bytes, found)
+    # layers that differ in their weights alone have the same choices
+    known: dict[object, tuple[Choice, ...]] = {}
+    found = []
+    for layer in profile.layers:
+        key = (layer.mode, layer.raw_bytes, layer.units, layer.granularity, layer.least_units, layer.kernels)
+        if key not in known:
+            known[key] = choices(layer, profile.read_seconds_per_byte) if layer.kernels else ()
+        found.append(known[key])
+    return Workload(profile, blobs, offsets, arena_bytes, tuple(found))
 
 
 def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:

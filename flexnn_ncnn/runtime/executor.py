@@ -6,6 +6,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from flexnn_ncnn.plan import Part, Plan, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
+from flexnn_ncnn.runtime.slabs import forward_slabs
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource
 
@@ -132,10 +134,13 @@ class Executor:
 
     def _compute(self, step: Step) -> _Action:
         runs = [self._runner(step, part) for part in step.parts]
-        if step.blob_axis and len(step.parts) > 1:
+        if step.slabs or (step.blob_axis and len(step.parts) > 1):
             whole = self._blobs[step.outputs[0]]
-            targets = [whole.part(step.blob_axis, part.begin, part.end) for part in step.parts]
-            return _parts(step, runs, targets, whole)
+            spans = [(part.begin, part.end) for part in step.parts]
+            if len(spans) == 1:
+                spans = [(0, whole.layout.packed_extent)]
+            targets = [whole.part(step.blob_axis or "c", begin, end) for begin, end in spans]
+            return _parts(step, runs, targets, whole, self._options["default"])
         (run,) = runs
         source = step.sources[0] if step.sources else ""
         if step.mode in LIST_MODES:
@@ -272,15 +277,22 @@ def _parts(
     runs: list[Callable[[Callable[[native.LoadedLayer], None]], None]],
     targets: list[PartTarget],
     whole: Blob,
+    option: native.Option,
 ) -> _Action:
     source, output = step.sources[0], step.outputs[0]
+
+    def forward(bottom: native.Mat, top: native.Mat, loaded: native.LoadedLayer) -> None:
+        if step.slabs:
+            forward_slabs(loaded, step.slabs, step.pad_value, bottom, top, option)
+        else:
+            loaded.forward(bottom, top)
 
     def compute(mats: _Mats) -> None:
         whole_bottom = mats[source]
         for part, run, target in zip(step.parts, runs, targets, strict=True):
             top = target.mat
             bottom = native.channels_of(whole_bottom, *part.reads) if part.reads[1] else whole_bottom
-            run(lambda loaded, bottom=bottom, top=top: loaded.forward(bottom, top))  # type: ignore[misc]
+            run(partial(forward, bottom, top))
             target.store(top)
         mats[output] = whole.mat
 

@@ -25,6 +25,7 @@ from flexnn_ncnn.runtime.native.layers import (
 from flexnn_ncnn.runtime.native.mats import (
     Mat,
     NcnnError,
+    Option,
     array_view,
     blob_view,
     channels_of,
@@ -36,7 +37,9 @@ from flexnn_ncnn.runtime.native.mats import (
     layout_of,
     mat_from_array,
     mat_to_array,
+    padded,
     repack,
+    rows_of,
     same_memory,
 )
 from flexnn_ncnn.runtime.native.net import StockNet
@@ -47,6 +50,7 @@ __all__ = [
     "LoadedLayer",
     "Mat",
     "NcnnError",
+    "Option",
     "ParamDict",
     "StockNet",
     "array_view",
@@ -63,7 +67,9 @@ __all__ = [
     "mat_from_array",
     "mat_to_array",
     "ncnn_version",
+    "padded",
     "repack",
+    "rows_of",
     "same_memory",
     "wanted_layout",
 ]

@@ -28,7 +28,9 @@ __all__ = [
     "layout_of",
     "mat_from_array",
     "mat_to_array",
+    "padded",
     "repack",
+    "rows_of",
     "same_memory",
 ]
 
@@ -165,6 +167,24 @@ def channels_of(mat: Mat, begin: int, end: int) -> Mat:
     if mat.dims < 3 or begin % pack or end % pack or not 0 <= begin < end <= mat.c * pack:
         raise NcnnError(f"a blob of {layout_of(mat)} has no channels [{begin}, {end}) of its own")
     return mat.channel_range(begin // pack, (end - begin) // pack)
+
+
+def rows_of(mat: Mat, begin: int, end: int) -> Mat:
+    """The rows [begin, end) of every channel of a 3-d blob, in its memory."""
+    if mat.dims != 3 or not 0 <= begin < end <= mat.h:
+        raise NcnnError(f"a blob of {layout_of(mat)} has no rows [{begin}, {end})")
+    rows = ncnn.Mat(array_view(mat)[:, begin:end])
+    rows.dims, rows.w, rows.h, rows.d, rows.c = 3, mat.w, end - begin, 1, mat.c
+    rows.elemsize, rows.elempack, rows.cstep = mat.elemsize, mat.elempack, mat.cstep
+    return rows
+
+
+def padded(mat: Mat, above: int, below: int, left: int, right: int, value: float, option: Option) -> Mat:
+    """A copy of a 3-d blob with constant padding around every channel."""
+    constant = 0  # BorderType: BORDER_CONSTANT
+    return ncnn.copy_make_border(
+        src=mat, top=above, bottom=below, left=left, right=right, type=constant, v=value, opt=option
+    )
 
 
 def same_memory(mat: Mat) -> Mat:
