@@ -56,9 +56,8 @@ def test_narrow_floats_become_fp32_without_loss(tmp_path: Path) -> None:
     half = half.astype(np.float16).astype(np.float32)
     bits = brain.view(np.uint32) >> 16
     table = StoredArray(np.arange(16, dtype=np.uint8).reshape(4, 4), Encoding.TABLE, np.arange(256, dtype=np.float32))
-    path = write(
-        tmp_path, StoredArray(half, Encoding.FP16), StoredArray(bits.astype(np.uint16), Encoding.BF16), integers
-    )
+    narrow = [StoredArray(half, Encoding.FP16), StoredArray(bits.astype(np.uint16), Encoding.BF16)]
+    path = write(tmp_path, *narrow, table)
     done, encodings, values = convert(path, Encoding.FP32)
     assert encodings == [Encoding.FP32, Encoding.FP32, Encoding.TABLE]
     assert (done.converted_arrays, done.lossy, done.kept_arrays) == (2, False, ())
