@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
 
 from param_tools.check import check_model
-from param_tools.errors import ModelFormatError
+from param_tools.errors import FlexnnError, ModelFormatError
+from param_tools.files import atomic_write, open_regular
 from param_tools.graph import Model
 from param_tools.param_binary import is_binary, parse_param_binary
 from param_tools.param_text import format_param, parse_param
@@ -61,9 +58,9 @@ def read_param(path: str | PathLike[str]) -> Model:
         ModelFormatError: no such file, not a .param, or anything wrong in it.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_PARAM_FILE_BYTES + 1)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path=path) from error
     if len(data) > MAX_PARAM_FILE_BYTES:
         raise ModelFormatError(f"larger than {MAX_PARAM_FILE_BYTES} bytes, which no .param is", path=path)
@@ -97,28 +94,6 @@ def open_model(
     return NcnnModel(model, weights, Path(param_path), weights_path)
 
 
-@contextmanager
-def atomic_write(path: str | PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that appears under `path` when the block ends well, and not at all otherwise."""
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, mode) as file:
-            yield file
-            file.flush()
-        os.chmod(name, _default_mode())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _default_mode() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
 def write_model(
     model: Model,
     arrays: Iterable[StoredArray],
@@ -139,8 +114,11 @@ def write_model(
     Raises:
         ModelFormatError: the model breaks an invariant.
         ValueError: the arrays are not the ones the model's layers call for.
+        FlexnnError: a file cannot be written.
     """
     check_model(model)
+    if Path(param_path).absolute() == Path(bin_path).absolute():
+        raise FlexnnError(f"{param_path} cannot be both the .param and the .bin", hint="name two files")
     wanted = ((layer, spec) for layer in model.layers if layer.type in LAYERS for spec in array_specs(layer))
     with atomic_write(param_path) as param_file, atomic_write(bin_path) as bin_file:
         writer = WeightWriter(bin_file, after_chunk=after_chunk)

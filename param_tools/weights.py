@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from param_tools.encoding import TABLE_ENTRIES, Encoding, widen
 from param_tools.errors import ModelFormatError, UnsupportedLayerError
+from param_tools.files import open_regular
 from param_tools.graph import Layer, Model
 from param_tools.schema import LAYERS, ArraySpec, array_specs
 from param_tools.weight_writer import StoredArray, WeightWriter
@@ -159,40 +160,46 @@ class WeightFile:
         arrays: per layer its arrays; with a missing .bin all empty.
     """
 
-    def __init__(self, path: Path, size_bytes: int, file: IO[bytes] | None) -> None:
+    def __init__(
+        self, path: Path, size_bytes: int, file: IO[bytes] | None, arrays: tuple[tuple[WeightArray, ...], ...]
+    ) -> None:
         self.path = path
         self.size_bytes = size_bytes
-        self.arrays: tuple[tuple[WeightArray, ...], ...] = ()
+        self.arrays = arrays
         self._file = file
         self._map: mmap.mmap | None = None
 
     @classmethod
     def open(cls, model: Model, path: _Path, *, missing_ok: bool = False) -> WeightFile:
-        """Opens and indexes the .bin of `model`."""
+        """Opens and indexes the .bin of `model`.
+
+        Args:
+            model: its layers say what the file holds.
+            path: the file.
+            missing_ok: without a file, give a `WeightFile` of no arrays.
+
+        Raises:
+            ModelFormatError: no file, or one that does not fit the model.
+            UnsupportedLayerError: see `index_weights`.
+        """
         where = Path(path)
         try:
-            file = open(where, "rb")  # noqa: SIM115 - lives as long as the WeightFile
+            file = open_regular(where)
         except FileNotFoundError as error:
             if missing_ok:
-                weights = cls(where, 0, None)
-                weights.arrays = tuple(() for _ in model.layers)
-                return weights
-            raise ModelFormatError(
-                "the weights are missing", path=where, hint="put the .bin there or name it"
-            ) from error
-        except OSError as error:
-            raise ModelFormatError(f"cannot be read: {error.strerror}", path=where) from error
+                return cls(where, 0, None, tuple(() for _ in model.layers))
+            raise _missing(where) from error
         try:
-            weights = cls(where, os.fstat(file.fileno()).st_size, file)
-            weights.arrays = index_weights(model, weights.size_bytes, weights._read_tag, where)
+            size_bytes = os.fstat(file.fileno()).st_size
+
+            def read_tag(offset: int) -> int:
+                file.seek(offset)
+                return int.from_bytes(file.read(_TAG_BYTES), "little")
+
+            return cls(where, size_bytes, file, index_weights(model, size_bytes, read_tag, where))
         except BaseException:
             file.close()
             raise
-        return weights
-
-    def _read_tag(self, offset: int) -> int:
-        assert self._file is not None
-        return int.from_bytes(os.pread(self._file.fileno(), _TAG_BYTES, offset), "little")
 
     def view(self, array: WeightArray) -> npt.NDArray[Any]:
         """The stored elements without a copy, read-only, in `array.encoding.dtype` and `array.shape`."""
@@ -213,20 +220,23 @@ class WeightFile:
 
     def stored(self, array: WeightArray) -> StoredArray:
         """The array as a writer takes it, over views: nothing is read yet."""
-        if array.encoding is Encoding.TABLE:
-            return StoredArray(self.view(array), array.encoding, self.table(array), self._read_tag(array.begin_bytes))
-        return StoredArray(self.view(array), array.encoding)
+        if array.encoding is not Encoding.TABLE:
+            return StoredArray(self.view(array), array.encoding)
+        tag = int.from_bytes(self._mapped()[array.begin_bytes : array.offset_bytes], "little")
+        return StoredArray(self.view(array), array.encoding, self.table(array), tag)
 
     def release_pages(self) -> None:
         """Gives the pages read so far back to the kernel; views stay valid and read them again."""
-        if self._map is not None:
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def _mapped(self) -> mmap.mmap:
+        if self._file is None:
+            raise _missing(self.path)
         if self._map is None:
-            if self._file is None:
-                raise ModelFormatError("the weights are missing", path=self.path, hint="put the .bin there or name it")
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        if os.fstat(self._file.fileno()).st_size != self.size_bytes:  # reading past its end would kill us
+            raise ModelFormatError("the file changed its length while it was open", path=self.path)
         return self._map
 
     def close(self) -> None:
@@ -241,3 +251,7 @@ class WeightFile:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _missing(path: Path) -> ModelFormatError:
+    return ModelFormatError("the weights are missing", path=path, hint="put the .bin there, or name it")
