@@ -233,10 +233,10 @@ class WeightFile:
     def _mapped(self) -> mmap.mmap:
         if self._file is None:
             raise _missing(self.path)
-        if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         if os.fstat(self._file.fileno()).st_size != self.size_bytes:  # reading past its end would kill us
             raise ModelFormatError("the file changed its length while it was open", path=self.path)
+        if self._map is None:
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map
 
     def close(self) -> None:
