@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -59,11 +60,11 @@ def read_param(path: str | PathLike[str]) -> Model:
     """
     try:
         with open_regular(path) as file:
-            data = file.read(MAX_PARAM_FILE_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_PARAM_FILE_BYTES:
+                raise ModelFormatError(f"larger than {MAX_PARAM_FILE_BYTES} bytes, which no .param is", path=path)
+            data = file.read()
     except FileNotFoundError as error:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path=path) from error
-    if len(data) > MAX_PARAM_FILE_BYTES:
-        raise ModelFormatError(f"larger than {MAX_PARAM_FILE_BYTES} bytes, which no .param is", path=path)
     return parse_param_binary(data, path=path) if is_binary(data) else parse_param(data, path=path)
 
 

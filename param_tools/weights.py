@@ -98,7 +98,7 @@ def index_weights(
             raise
         raise UnsupportedLayerError(
             f"layer {unknown.name!r} (line {unknown.line}) has the unknown type {unknown.type!r}, and the .bin does "
-            f"not fit a layer without weights: {error}",
+            f"not fit a layer without weights: {error.message}",
             hint="only custom layers that keep no weights in the .bin can be followed",
         ) from error
 
