@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from param_tools.encoding import Encoding
-from param_tools.errors import UnsupportedLayerError
+from param_tools.errors import FlexnnError, UnsupportedLayerError
 from param_tools.graph import Model
 from param_tools.model_io import open_model, read_param
 from param_tools.shapes import BlobShape, infer_shapes
@@ -253,7 +253,7 @@ def test_a_failing_write_keeps_the_old_files(tmp_path: Path, monkeypatch: pytest
         return stored(*arguments)
 
     monkeypatch.setattr(write, "_stored", failing)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FlexnnError, match="No space left"):
         slice_file(tmp_path / "a.param", tmp_path / "b.param", [Cut(1, "outputs", ((0, 16), (16, 32)))])
     assert (tmp_path / "b.param").read_text() == (tmp_path / "b.bin").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.param", "b.bin", "b.param"]
