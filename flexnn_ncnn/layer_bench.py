@@ -17,7 +17,7 @@ from flexnn_ncnn.plan import Part, Slab
 from flexnn_ncnn.profile import KernelCost, Linear, SlabCost
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
-from flexnn_ncnn.runtime.slabs import forward_slabs
+from flexnn_ncnn.runtime.slabs import forward_slabs, slab_views
 from flexnn_ncnn.runtime.weight_source import WeightSource
 from param_tools.graph import Layer
 from param_tools.shapes import BlobShape
@@ -261,7 +261,7 @@ class KernelBench:
 
         def run(loaded: native.LoadedLayer) -> None:
             if slabs:
-                forward_slabs(loaded, slabs, 0.0, bottoms[0], blobs[0].mat, option)
+                forward_slabs(loaded, slab_views(slabs, bottoms[0], blobs[0].mat), 0.0, option)
             elif self.mode == "alias":
                 loaded.forward(bottoms[0], native.empty_mat())
             else:

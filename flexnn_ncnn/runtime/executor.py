@@ -6,7 +6,6 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from flexnn_ncnn.plan import Part, Plan, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
-from flexnn_ncnn.runtime.slabs import forward_slabs
+from flexnn_ncnn.runtime.slabs import SlabViews, forward_slabs, slab_views
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource
 
@@ -280,20 +279,26 @@ def _parts(
     option: native.Option,
 ) -> _Action:
     source, output = step.sources[0], step.outputs[0]
+    known: tuple[native.Mat, list[list[SlabViews]]] = (None, [])
 
-    def forward(bottom: native.Mat, top: native.Mat, loaded: native.LoadedLayer) -> None:
-        if step.slabs:
-            forward_slabs(loaded, step.slabs, step.pad_value, bottom, top, option)
-        else:
-            loaded.forward(bottom, top)
-
-    def compute(mats: _Mats) -> None:
-        whole_bottom = mats[source]
+    def whole_rows(mats: _Mats) -> None:
+        bottom = mats[source]
         for part, run, target in zip(step.parts, runs, targets, strict=True):
             top = target.mat
-            bottom = native.channels_of(whole_bottom, *part.reads) if part.reads[1] else whole_bottom
-            run(partial(forward, bottom, top))
+            read = native.channels_of(bottom, *part.reads) if part.reads[1] else bottom
+            run(lambda loaded, read=read, top=top: loaded.forward(read, top))  # type: ignore[misc]
             target.store(top)
         mats[output] = whole.mat
 
-    return compute
+    def by_slabs(mats: _Mats) -> None:
+        nonlocal known
+        bottom = mats[source]
+        if known[0] is not bottom:  # blobs of the arena stay where they are, what the caller feeds does not
+            reads = [native.channels_of(bottom, *part.reads) if part.reads[1] else bottom for part in step.parts]
+            tops = [target.mat for target in targets]
+            known = bottom, [slab_views(step.slabs, read, top) for read, top in zip(reads, tops, strict=True)]
+        for run, views in zip(runs, known[1], strict=True):
+            run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option))  # type: ignore[misc]
+        mats[output] = whole.mat
+
+    return by_slabs if step.slabs else whole_rows

@@ -16,9 +16,9 @@ __all__ = ["Reserve", "keep_freed_memory", "return_freed_memory", "trim"]
 # malloc.h of glibc
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -2, -3, -4, -8
 _NEVER = 2**31 - 1
-_SMALL_HOLE_BYTES = 1024 * 1024
+_SMALL_HOLE_BYTES = 256 * 1024
 _PIN_BYTES = 128 * 1024  # larger than any free memory left after plugging, so it comes from the heap's end
-_MARGIN_BYTES = 64 * 1024
+_SPARE_BYTES, _MARGIN_BYTES = 1024 * 1024, 64 * 1024
 # glibc's per-thread cache: up to 7 blocks of each size; aligning splits off blocks of these
 _CACHED_PER_SIZE, _TINY_SIZES = 7, tuple(range(24, 1048, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
@@ -62,7 +62,7 @@ class Reserve:
 
     def __init__(self, size_bytes: int) -> None:
         # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
-        self._size_bytes = size_bytes + size_bytes // 4 + _SMALL_HOLE_BYTES
+        self._size_bytes = size_bytes + size_bytes // 4 + _SPARE_BYTES
         self._blocks: list[int] = []
         self._begin = self._end = 0
         if _LIBC is not None:

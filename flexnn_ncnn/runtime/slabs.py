@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flexnn_ncnn.plan import Slab
 from flexnn_ncnn.runtime import native
 
-__all__ = ["forward_slabs"]
+__all__ = ["SlabViews", "forward_slabs", "slab_views"]
+
+
+@dataclass(frozen=True, slots=True)
+class SlabViews:
+    """One slab with the rows it reads and the rows it writes, as blobs in the memory of the whole ones."""
+
+    slab: Slab
+    bottom: native.Mat
+    top: native.Mat
+
+
+def slab_views(slabs: Sequence[Slab], bottom: native.Mat, top: native.Mat) -> list[SlabViews]:
+    """The slabs of a layer from `bottom` to `top`, or to those channels of it that the layer computes."""
+    return [
+        SlabViews(slab, native.rows_of(bottom, slab.first, slab.last), native.rows_of(top, slab.begin, slab.end))
+        for slab in slabs
+    ]
 
 
 def forward_slabs(
-    loaded: native.LoadedLayer,
-    slabs: Sequence[Slab],
-    pad_value: float,
-    bottom: native.Mat,
-    top: native.Mat,
-    option: native.Option,
+    loaded: native.LoadedLayer, views: Sequence[SlabViews], pad_value: float, option: native.Option
 ) -> None:
-    """Compute `top` from `bottom`, slab by slab.
+    """Compute a layer slab by slab.
 
     Args:
         loaded: the layer, loaded without padding.
-        slabs: rows in any order; together they cover `top`.
+        views: slabs in any order; together they cover the output, which is written in place.
         pad_value: what padding is filled with.
-        bottom: the whole input.
-        top: the whole output, or the channels of it that the layer computes; written in place.
         option: for the padded copies.
     """
-    for slab in slabs:
-        rows = native.rows_of(bottom, slab.first, slab.last)
+    for view in views:
+        slab, rows = view.slab, view.bottom
         if slab.is_padded:
             rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, pad_value, option)
-        target = native.rows_of(top, slab.begin, slab.end)
-        computed = native.same_memory(target)
+        computed = native.same_memory(view.top)
         loaded.forward(rows, computed)
-        if computed.elempack != target.elempack:  # ncnn packs by the part's own number of outputs
-            native.repack(computed, target)
+        if computed.elempack != view.top.elempack:  # ncnn packs by the part's own number of outputs
+            native.repack(computed, view.top)

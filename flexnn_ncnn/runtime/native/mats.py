@@ -38,6 +38,9 @@ Mat = Any  # an ncnn.Mat
 Option = Any  # an ncnn.Option
 
 _OWN_PAGES_FROM_BYTES = 64 * 1024
+# Left to its default, ncnn starts a thread per core for a copy of a few kilobytes.
+_SERIAL = ncnn.Option()
+_SERIAL.num_threads = 1
 
 
 class NcnnError(FlexnnError):
@@ -89,7 +92,8 @@ def mat_to_array(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
         bf16: whether 16-bit lanes are bfloat16, not half precision.
     """
     if mat.elemsize // mat.elempack == 2:
-        mat = ncnn.cast_bfloat16_to_float32(mat) if bf16 else ncnn.cast_float16_to_float32(mat)
+        widen = ncnn.cast_bfloat16_to_float32 if bf16 else ncnn.cast_float16_to_float32
+        mat = widen(mat, opt=_SERIAL)
     lanes = array_view(mat)
     *extents, pack = lanes.shape
     result = _caller_memory((extents[0], pack, *extents[1:]), lanes.dtype)
@@ -194,7 +198,7 @@ def same_memory(mat: Mat) -> Mat:
 
 def repack(source: Mat, target: Mat) -> None:
     """Copy a blob into one of the same values that packs them differently."""
-    ncnn.convert_packing(source, target, target.elempack)
+    ncnn.convert_packing(source, target, target.elempack, _SERIAL)
 
 
 def fill_blob(mat: Mat, values: npt.NDArray[Any]) -> None:
