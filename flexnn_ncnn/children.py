@@ -1,51 +1,64 @@
-"""Workers: child processes that run a model, started and talked to from here."""
+"""Workers: child processes that run or measure a model, started and talked to from here.
+
+What a model file makes ncnn do, it does in there: a crash ends the child and is a sentence here.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from param_tools.errors import FlexnnError
+from flexnn_ncnn.errors import FlexnnError
+from flexnn_ncnn.runtime.serving import restore_error
 
 __all__ = ["Worker", "WorkerError", "saved_arrays"]
 
 
 class WorkerError(FlexnnError):
-    """A child process that failed or died."""
+    """A child process that died."""
 
 
 class Worker:
-    """A child process that runs a model; a context manager.
+    """A child process; a context manager.
 
     Args:
-        module: what it runs, `python -m MODULE`.
+        module: what it runs, `python -m MODULE`, which serves as `flexnn_ncnn.runtime.serving` says.
+        task: what it does, for people: the subject of "... crashed".
     """
 
-    def __init__(self, module: str = "flexnn_ncnn.runtime.worker") -> None:
-        environment = dict(os.environ, PYTHONPATH=_python_path())
+    def __init__(self, module: str = "flexnn_ncnn.runtime.worker", task: str = "running the model") -> None:
+        self._task = task
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=dict(os.environ, PYTHONPATH=_python_path()),
             text=True,
+            start_new_session=True,  # Ctrl-C is for us; we end the child ourselves
         )
 
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+    def ask(self, do: str, progress: Callable[[str, int, int], None] | None = None, **request: Any) -> dict[str, Any]:
         """Send a request and wait for the answer.
 
+        Args:
+            do: the task.
+            progress: called with (what, done, of) as the child reports it.
+            request: what the task needs, as JSON can say it.
+
         Raises:
-            WorkerError: the worker failed, with its own words, or died.
+            FlexnnError: whatever the child raised, as if raised here.
+            WorkerError: the child died.
         """
         process = self._process
         assert process.stdin is not None
@@ -53,27 +66,31 @@ class Worker:
         try:
             process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             process.stdin.flush()
-            line = process.stdout.readline()
         except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WorkerError(f"the process that ran the model died: {_fate(process.wait())}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"]["message"], hint=answer["error"]["hint"])
-        return answer
+            raise self._death() from None
+        for line in process.stdout:
+            answer: dict[str, Any] = json.loads(line)
+            if "error" in answer:
+                raise restore_error(answer["error"])
+            if "progress" not in answer:
+                return answer
+            if progress is not None:
+                progress(*answer["progress"])
+        raise self._death()
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # it died with a request unread
+            process.stdin.close()
         try:
-            self._process.wait(timeout=10)
+            process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+            process.kill()
+            process.wait()
+        process.stdout.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -82,6 +99,18 @@ class Worker:
         if kind is not None:
             self._process.kill()
         self.close()
+
+    def _death(self) -> WorkerError:
+        status = self._process.wait()
+        if status == -signal.SIGKILL:
+            return WorkerError(f"{self._task} was killed by the system", hint="it may have run out of memory")
+        if status < 0:
+            name = signal.Signals(-status).name
+            return WorkerError(
+                f"{self._task} crashed inside ncnn ({name})",
+                hint="the model or the input is damaged, or uses what this ncnn cannot do",
+            )
+        return WorkerError(f"{self._task} ended unexpectedly with exit status {status}", hint="see what it printed")
 
 
 @contextmanager
@@ -98,9 +127,3 @@ def _python_path() -> str:
     """Where this package is, first, so that the child imports the same one."""
     here = str(Path(__file__).resolve().parent.parent)
     return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-
-
-def _fate(status: int) -> str:
-    if status == -9:
-        return "it was killed, perhaps for want of memory"
-    return f"signal {-status}" if status < 0 else f"exit status {status}"

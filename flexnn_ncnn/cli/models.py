@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import click
 
 from flexnn_ncnn.cli.options import json_option, quiet_option
+from flexnn_ncnn.cli.progress import ProgressBars
 
 __all__ = ["command"]
 
@@ -77,7 +76,7 @@ def build_models(names: tuple[str, ...], directory: Path | None, force: bool, qu
     from flexnn_ncnn.reporters.zoo import write_models
 
     wanted = zoo.names() if "all" in names else tuple(zoo.entry(name).name for name in names)
-    with ProgressBars(disable=quiet) as bars:
+    with ProgressBars(disable=quiet, unit="B") as bars:
         for name in wanted:
             zoo.build(name, directory, progress=bars.update, force=force)
     built = tuple(model for model in zoo.statuses(directory) if model.name in wanted)
@@ -85,36 +84,3 @@ def build_models(names: tuple[str, ...], directory: Path | None, force: bool, qu
         write_json(built, sys.stdout)
     else:
         write_models(built, directory or zoo.default_directory(), sys.stdout)
-
-
-class ProgressBars:
-    """A bar on stderr for each thing in progress, one after the other; none where stderr is no terminal."""
-
-    def __init__(self, *, disable: bool) -> None:
-        self._disable = True if disable else None  # tqdm takes None for "unless it is a terminal"
-        self._what = ""
-        self._bar: Any = None
-
-    def update(self, what: str, done_bytes: int, total_bytes: int) -> None:
-        """Moves the bar of `what`, beginning a new one where it is not the last one's."""
-        from tqdm import tqdm
-
-        if what != self._what:
-            self._close()
-            self._what = what
-            self._bar = tqdm(
-                desc=what, total=total_bytes, unit="B", unit_scale=True, disable=self._disable, delay=0.5, leave=False
-            )
-        self._bar.update(done_bytes - self._bar.n)
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __enter__(self) -> ProgressBars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()

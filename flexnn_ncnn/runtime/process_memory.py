@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["peak_bytes", "peak_is_exact", "reset_peak", "resident_bytes"]
+__all__ = ["GrowthMeter", "peak_bytes", "peak_is_exact", "reset_peak", "resident_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class GrowthMeter:
+    """How far the resident set has grown at most since this was made: make it when the process is idle.
+
+    Attributes:
+        exact: whether the kernel could forget the peak of what went before; else the figure may be too large.
+    """
+
+    def __init__(self) -> None:
+        self._idle_bytes = resident_bytes()
+        self.exact = _STATUS.exists() and reset_peak()
+
+    def peak_bytes(self) -> int:
+        """Growth of the peak, in bytes."""
+        return max(0, peak_bytes() - self._idle_bytes)
 
 
 def resident_bytes() -> int:

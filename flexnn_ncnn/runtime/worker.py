@@ -1,12 +1,11 @@
 """A process of its own that runs a model and tells time and memory: `python -m flexnn_ncnn.runtime.worker`.
 
-It speaks JSON, one object a line: a request on stdin, its answer on stdout. The idle process is measured after
-all imports and before the model is touched; from then on the peak of the resident set counts.
+The idle process is measured after all imports and before the model is touched; from then on the peak of the resident
+set counts, the inputs with it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +16,10 @@ import numpy.typing as npt
 
 from flexnn_ncnn.formats import read_plan
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.runtime import native, process_memory
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
-from param_tools.errors import FlexnnError
+from flexnn_ncnn.runtime.process_memory import GrowthMeter
+from flexnn_ncnn.runtime.serving import Progress, serve
 
 __all__ = ["main"]
 
@@ -35,12 +35,11 @@ class _Worker:
         self._counters: Callable[[], dict[str, int]] = dict
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._outputs: dict[str, npt.NDArray[Any]] = {}
-        self._idle_bytes = 0
+        self._meter: GrowthMeter | None = None
 
-    def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Load the inputs and the model: a plan with its .bin, or stock ncnn."""
-        self._idle_bytes = process_memory.resident_bytes()
-        exact = process_memory.reset_peak()
+        self._meter = GrowthMeter()
         self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
         begin = time.perf_counter()
         if "plan" in request:
@@ -55,39 +54,30 @@ class _Worker:
             net = native.StockNet(request["param"], request["bin"], RunOptions(**request["options"]))
             outputs = tuple(request["outputs"])
             self._run = lambda inputs: net.run(inputs, outputs)
-        return {"load_seconds": time.perf_counter() - begin, "exact": exact, "peak_bytes": self._growth()}
+        seconds = time.perf_counter() - begin
+        return {"load_seconds": seconds, "exact": self._meter.exact, "peak_bytes": self._meter.peak_bytes()}
 
-    def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """One inference."""
         assert self._run is not None
+        assert self._meter is not None
         self._outputs = {}
         begin = time.perf_counter()
         self._outputs = self._run(self._inputs)
         seconds = time.perf_counter() - begin
-        return {"seconds": seconds, "peak_bytes": self._growth(), **self._counters()}
+        return {"seconds": seconds, "peak_bytes": self._meter.peak_bytes(), **self._counters()}
 
-    def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def save(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Write the outputs of the last inference, each to a .npy file."""
         for blob, path in request["outputs"].items():
             np.save(path, self._outputs[blob])
         return {}
 
-    def _growth(self) -> int:
-        return process_memory.peak_bytes() - self._idle_bytes
-
 
 def main() -> int:
     """Answer requests until stdin ends."""
     worker = _Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(worker, request["do"])(request)
-        except FlexnnError as error:
-            answer = {"error": {"message": error.message, "hint": error.hint}}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-    return 0
+    return serve({"open": worker.open, "run": worker.run, "save": worker.save})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from flexnn_ncnn.zoo.noise import noise, raw_stream
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["image_input", "preprocess", "sample_input"]
+__all__ = ["image_input", "picture_input", "preprocess", "sample_blob", "sample_input"]
 
 _SAMPLE_SEED = 0x5A11
 # Any other model of three channels sees the picture as the ImageNet networks do.
@@ -34,7 +35,7 @@ def sample_input(known: ZooEntry) -> dict[str, npt.NDArray[Any]]:
     Returns:
         blob name -> float32 (channels, height, width) or int32 (ids,).
     """
-    return {spec.blob: _sample(spec, stream, known.image) for stream, spec in enumerate(known.inputs)}
+    return {spec.blob: sample_blob(spec, stream, known.image) for stream, spec in enumerate(known.inputs)}
 
 
 def image_input(known: ZooEntry, image_path: Path | str) -> npt.NDArray[np.float32]:
@@ -51,10 +52,31 @@ def image_input(known: ZooEntry, image_path: Path | str) -> npt.NDArray[np.float
         InputError: the model takes no picture, or the file is none.
         MissingPackageError: Pillow is not installed.
     """
-    if len(known.inputs) != 1 or len(known.inputs[0].shape) != 3 or known.inputs[0].shape[0] != 3:
-        raise InputError(f"{known.name} takes no picture", hint="give it an array with --input")
-    spec = known.image or _IMAGENET
-    _, height, width = known.inputs[0].shape
+    return picture_input(known.name, known.inputs, image_path, known.image)
+
+
+def picture_input(
+    model: str, inputs: Sequence[InputSpec], image_path: Path | str, image: ImageSpec | None = None
+) -> npt.NDArray[np.float32]:
+    """A picture as the input blob of any model.
+
+    Args:
+        model: its name, for errors.
+        inputs: its inputs; one of three channels is what a picture goes into.
+        image_path: any file Pillow reads.
+        image: how it becomes the blob; as ImageNet networks do when None.
+
+    Returns:
+        float32 (3, height, width), C-contiguous.
+
+    Raises:
+        InputError: the model takes no picture, or the file is none.
+        MissingPackageError: Pillow is not installed.
+    """
+    if len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].shape[0] != 3:
+        raise InputError(f"{model} takes no picture", hint="give it an array with --input")
+    spec = image or _IMAGENET
+    _, height, width = inputs[0].shape
     return preprocess(_open_picture(Path(image_path), spec.fit, height, width), spec)
 
 
@@ -67,7 +89,14 @@ def preprocess(pixels: npt.NDArray[np.uint8], spec: ImageSpec) -> npt.NDArray[np
     return np.ascontiguousarray((planes - mean) * scale)
 
 
-def _sample(spec: InputSpec, stream: int, image: ImageSpec | None) -> npt.NDArray[Any]:
+def sample_blob(spec: InputSpec, stream: int, image: ImageSpec | None = None) -> npt.NDArray[Any]:
+    """A fixed sample for one input, the same on every machine.
+
+    Args:
+        spec: the input.
+        stream: a number of its own within the model.
+        image: how a picture becomes it, where it is one.
+    """
     count = int(np.prod(spec.shape))
     if spec.dtype == "int32":
         draws = raw_stream(_SAMPLE_SEED, stream).random_raw(count)

@@ -1,0 +1,77 @@
+"""`flexnn compare`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from flexnn_ncnn.cli.feed import Shapes, feed_options, read_feed
+from flexnn_ncnn.cli.options import (
+    budget_option,
+    json_option,
+    model_argument,
+    quiet_option,
+    resolve_model,
+    threads_option,
+)
+from flexnn_ncnn.cli.progress import ProgressBars
+
+__all__ = ["compare"]
+
+
+@click.command()
+@model_argument
+@budget_option
+@feed_options
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100_000),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Inferences of each, taken in turn after one warm-up each.",
+)
+@threads_option
+@json_option
+@quiet_option
+def compare(
+    model: str,
+    bin_path: Path | None,
+    budget_bytes: int,
+    inputs: tuple[str, ...],
+    image: Path | None,
+    shapes: Shapes,
+    rounds: int,
+    threads: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare with stock ncnn: time, memory, and the answer.
+
+    Both run the same input, each in a process of its own. Peak memory is what the process grew by at most since it was
+    idle, loading included. The exit status is 4 when the budget was exceeded, an output differs from stock's by more
+    than 0.001 of its largest magnitude, or a row of scores has another winner.
+
+    \b
+    Examples:
+      flexnn compare mobilenetv2 --budget 12MB
+      flexnn compare my_model.param --budget 100MB --shape in0=3x640x640 --rounds 30 --json
+    """
+    from flexnn_ncnn.comparison import compare_models
+    from flexnn_ncnn.options import RunOptions
+    from flexnn_ncnn.preparation import Request
+    from flexnn_ncnn.reporters.comparisons import write_comparison
+    from flexnn_ncnn.reporters.json_report import write_json
+
+    files = resolve_model(model, bin_path)
+    feed = read_feed(model, files, inputs, image, shapes)
+    request = Request(files.param_path, files.bin_path, budget_bytes, RunOptions(num_threads=threads))
+    with ProgressBars(disable=quiet) as bars:
+        found = compare_models(request, feed.arrays, rounds, bars.update, model=model)
+    if as_json:
+        write_json(found, sys.stdout)
+    else:
+        write_comparison(found, feed.source, sys.stdout)
+    found.check()

@@ -1,0 +1,107 @@
+"""Plans tried in a child process and planned again with what the trial held, until one keeps its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from flexnn_ncnn.assemble import assemble_plan
+from flexnn_ncnn.children import Worker, saved_arrays
+from flexnn_ncnn.errors import BudgetError
+from flexnn_ncnn.formats import write_plan
+from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget
+from flexnn_ncnn.runtime import process_memory
+from param_tools.model_io import NcnnModel
+
+__all__ = ["FIRST_BASE_BYTES", "Trials"]
+
+# Code pages and Python objects, before a trial tells what they really are.
+FIRST_BASE_BYTES = 2_500_000
+# What two runs of one plan differ by: the kernel counts pages in batches.
+_BASE_MARGIN_BYTES = 300_000
+_TRIALS = 5
+_TRIAL_RUNS = 3
+
+
+class Trials:
+    """Plans one model, each plan tried.
+
+    Args:
+        model: its files.
+        work: the part of planning that no budget changes.
+        inputs: what to try plans on.
+        progress: called with (what, done, of).
+
+    Attributes:
+        base_bytes: what the last good trial showed a run to need beside what is planned.
+    """
+
+    def __init__(
+        self,
+        model: NcnnModel,
+        work: Workload,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        progress: Callable[[str, int, int], None] | None,
+    ) -> None:
+        self._model, self._work, self._inputs, self._progress = model, work, inputs, progress
+        self.base_bytes = 0
+
+    def plan(self, budget_bytes: int, base_bytes: int) -> Plan:
+        """A plan whose measured peak is within the budget.
+
+        Raises:
+            BudgetError: there is none.
+        """
+        best: Plan | None = None
+        for trial in range(_TRIALS):
+            if self._progress:
+                self._progress("trying the plan", trial, _TRIALS)
+            try:
+                decided = schedule(self._work, budget_bytes, base_bytes)
+            except BudgetError:
+                if best is not None:
+                    break
+                decided = self._smallest(budget_bytes, base_bytes)
+            plan = assemble_plan(self._model, decided)
+            peak_bytes = self._try(plan)
+            found_base = base_bytes + peak_bytes - plan.predicted_peak_bytes
+            if peak_bytes <= budget_bytes and plan.budget_bytes == budget_bytes:
+                better = best is None or plan.predicted_seconds < best.predicted_seconds
+                best = replace(plan, predicted_peak_bytes=peak_bytes) if better else best
+                self.base_bytes = found_base + _BASE_MARGIN_BYTES
+                if not better or not _has_room(decided, budget_bytes - peak_bytes):
+                    break
+            base_bytes = found_base + _BASE_MARGIN_BYTES
+        if self._progress:
+            self._progress("trying the plan", _TRIALS, _TRIALS)
+        if best is None:
+            least, culprit = smallest_budget(self._work, base_bytes)
+            raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
+        return best
+
+    def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
+        """The schedule of the smallest budget: trying it shows whether less would do."""
+        least, _ = smallest_budget(self._work, base_bytes)
+        return schedule(self._work, max(least, budget_bytes + 1), base_bytes)
+
+    def _try(self, plan: Plan) -> int:
+        """Peak growth of the resident set over the idle process, in bytes."""
+        if not process_memory.peak_is_exact():
+            return plan.predicted_peak_bytes
+        with saved_arrays(self._inputs) as inputs, Worker() as worker:
+            path = Path(next(iter(inputs.values()))).with_name("plan.json")
+            write_plan(plan, path)
+            worker.ask("open", inputs=inputs, plan=str(path), bin=str(self._model.bin_path))
+            runs = [worker.ask("run") for _ in range(_TRIAL_RUNS)]
+        return max(int(run["peak_bytes"]) for run in runs)
+
+
+def _has_room(decided: Schedule, left_bytes: int) -> bool:
+    """Whether the budget is worth planning for once more: something is streamed that could stay."""
+    streams = any(choice is not None and not choice.resident for choice in decided.chosen)
+    return streams and left_bytes > max(2 * _BASE_MARGIN_BYTES, decided.budget_bytes // 50)
