@@ -112,7 +112,8 @@ def _concat(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
 
 
 def _slice(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    (dims,) = inputs
+    require(len(inputs) == 1, f"it has {len(inputs)} inputs, not one")
+    dims = inputs[0]
     axis = axis_of(dims, int_params(layer)["axis"])
     slices, indices = _int_array(layer, "slices"), _int_array(layer, "indices")
     count, size, begin = len(layer.outputs), dims[axis], 0

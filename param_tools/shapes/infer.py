@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model
+from param_tools.schema import ONE_BLOB_TYPES
 from param_tools.shapes import axes, matrices, pointwise, windows
 from param_tools.shapes.blob_shape import BlobShape
-from param_tools.shapes.rule import Dims, Rule, UnknownShapeError
+from param_tools.shapes.rule import Dims, Rule, UnknownShapeError, require
 
 __all__ = ["RULES", "ShapeReport", "infer_shapes"]
 
 _MAX_COUNT = 2**31 - 1  # ncnn computes with the extents in ints
+_SOURCES = frozenset(("Gemm", "Input", "MemoryData", "Noop"))  # types that can do without an input
 RULES: Mapping[str, Rule] = {**pointwise.RULES, **windows.RULES, **axes.RULES, **matrices.RULES}
 
 
@@ -83,9 +85,10 @@ def _layer_shapes(layer: Layer, inputs: Sequence[BlobShape | None]) -> list[Blob
     rule = RULES.get(layer.type)
     if rule is None:
         raise UnknownShapeError("no shape rule for this type: give its output's shape as a hint, or let it be measured")
+    require(bool(known) or layer.type in _SOURCES, "it has no input")
+    require(len(known) == 1 or layer.type not in ONE_BLOB_TYPES, f"it has {len(known)} inputs, not one")
     made = rule(layer, known)
-    if len(made) != len(layer.outputs):
-        raise UnknownShapeError(f"it makes {len(made)} blobs, not {len(layer.outputs)}")
+    require(len(made) == len(layer.outputs), f"it makes {len(made)} blobs, not {len(layer.outputs)}")
     return [None if dims is None else _checked(dims) for dims in made]
 
 

@@ -10,21 +10,15 @@ from param_tools.shapes.rule import Dims, Rule, UnknownShapeError, require
 
 __all__ = ["RULES"]
 
-_SAME_AS_INPUT = (
+_SAME_AS_FIRST_INPUT = (
     "AbsVal BatchNorm Bias BNLL Cast CELU Clip CumulativeSum DeepCopy Dequantize Dropout ELU Erf Exp Flip GELU "
     "GroupNorm HardSigmoid HardSwish InstanceNorm LayerNorm Log LRN Mish MVN Normalize Power PReLU Quantize ReLU "
-    "Requantize RMSNorm SELU Shrink ShuffleChannel Sigmoid Softmax Softplus Swish TanH Threshold UnaryOp"
+    "Requantize RMSNorm SELU Shrink ShuffleChannel Sigmoid Softmax Softplus Swish TanH Threshold UnaryOp "
+    "CopyTo Eltwise RotaryEmbed Scale"  # these have further inputs
 )
-_SAME_AS_FIRST_INPUT = "CopyTo Eltwise RotaryEmbed Scale"
 
 
 def _same(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    require(len(inputs) == 1, f"it has {len(inputs)} inputs, not one")
-    return [inputs[0]]
-
-
-def _same_as_first(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    require(bool(inputs), "it has no input")
     return [inputs[0]]
 
 
@@ -72,8 +66,7 @@ def _expanded(dims: Dims, other: Dims) -> Dims:
 
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(_SAME_AS_INPUT.split(), _same),
-    **dict.fromkeys(_SAME_AS_FIRST_INPUT.split(), _same_as_first),
+    **dict.fromkeys(_SAME_AS_FIRST_INPUT.split(), _same),
     "BinaryOp": _binary_op,
     "Input": _input,
     "MemoryData": _memory_data,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from param_tools.graph import Layer, Model
 from param_tools.param_text import format_param
+from param_tools.schema import ONE_BLOB_TYPES
 from param_tools.shapes import BlobShape, infer_shapes
 from param_tools.shapes.infer import RULES
 from tests.integration.format_cases import make_layer
@@ -389,7 +390,7 @@ _PARAMS = {
     "ShuffleChannel": {"group": 2},
     "Flip": {"axes": (0,)},
 }
-_ONE_INPUT = [name for name, rule in RULES.items() if rule is RULES["ReLU"]]
+_ONE_INPUT = [name for name, rule in RULES.items() if rule is RULES["ReLU"] and name in ONE_BLOB_TYPES]
 _INT8_INPUT = ("Dequantize", "Requantize")  # fed by an int8 blob, which no input of ours is
 
 
