@@ -24,6 +24,8 @@ def axes(layer: Layer, inputs: Sequence[BlobShape] = ()) -> tuple[Axis, ...]:
     params = int_params(layer)
     if params["quantize_term"] or params["kv_cache"] or len(layer.outputs) != 1 or params["num_heads"] < 2:
         return ()
+    if params["embed_dim"] < 1 or params["embed_dim"] % params["num_heads"]:
+        return ()
     if params["attn_mask"] and not inputs:
         return ()
     return (Axis("heads", params["num_heads"], 1, exact=False, blob_axis="sum"),)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from param_tools.graph import Layer, Model
-from param_tools.schema import int_params
+from param_tools.schema import LAYERS, int_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.cut import Cut, file_axes
 from param_tools.slicing.rule import Axis
@@ -86,7 +86,9 @@ class WeightLimits:
     load_bytes: int | None = None
 
     def of_layer(self, layer: Layer) -> int | None:
-        """The limit for `layer`."""
+        """The limit for `layer`; None for a type ncnn does not have, whose weights nobody can see."""
+        if layer.type not in LAYERS:
+            return None
         kind = (
             self.fc_bytes if layer.type in _FULLY_CONNECTED else self.conv_bytes if "onvolution" in layer.type else None
         )

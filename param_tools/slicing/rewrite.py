@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from param_tools.check import check_model
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer, Model
-from param_tools.schema import LAYERS, array_specs, with_named_params
+from param_tools.schema import LAYERS, array_specs, int_params, with_named_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.cut import Cut, CutLayer, SlicedModel, Source, file_axes, known_shapes, quantises_output
 from param_tools.slicing.registry import take
@@ -234,5 +234,5 @@ def _ranges_read(input_index: int, blob_axis: str, parts: Sequence[LayerSlice]) 
 
 def _dequantising(part: LayerSlice) -> LayerSlice:
     """The slice of a requantising convolution with its output left float32, and so without its last array."""
-    term = part.layer.int_param(8) - _REQUANTISES
+    term = int_params(part.layer)["int8_scale_term"] - _REQUANTISES
     return replace(part, layer=with_named_params(part.layer, int8_scale_term=term), arrays=part.arrays[:-1])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
-from param_tools.schema import ArraySpec, array_specs, int_params
+from param_tools.schema import COMMON_PARAMS, ArraySpec, array_specs, int_params
 
 __all__ = [
     "HINTS",
@@ -31,7 +31,7 @@ __all__ = [
     "taken_view",
 ]
 
-HINTS = 30
+HINTS = next(param.id for param in COMMON_PARAMS if param.name == "top_shape_hints")
 """Parameter id of the shapes a layer's outputs are said to have; those of a slice are others, so it has none."""
 
 LANES = 16

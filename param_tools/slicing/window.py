@@ -48,6 +48,8 @@ class Window:
 def convolution_windows(layer: Layer, shape: BlobShape) -> tuple[Window, Window] | None:
     """The horizontal and the vertical window of a 2-D convolution, or None for padding no explicit one equals."""
     p = int_params(layer)
+    if min(p["dilation_w"], p["dilation_h"]) < 1:
+        return None
     return _windows(
         shape,
         (p["dilation_w"] * (p["kernel_w"] - 1) + 1, p["dilation_h"] * (p["kernel_h"] - 1) + 1),
@@ -59,7 +61,7 @@ def convolution_windows(layer: Layer, shape: BlobShape) -> tuple[Window, Window]
 def pooling_windows(layer: Layer, shape: BlobShape) -> tuple[Window, Window] | None:
     """The horizontal and the vertical window of a Pooling, or None when it has none or of another padding."""
     p = int_params(layer)
-    if p["global_pooling"] or p["adaptive_pooling"]:
+    if p["global_pooling"] or p["adaptive_pooling"] or min(p["stride_w"], p["stride_h"]) < 1:
         return None
     pads = (p["pad_left"], p["pad_right"], p["pad_top"], p["pad_bottom"])
     strides = (p["stride_w"], p["stride_h"])
