@@ -24,6 +24,7 @@ from param_tools.shapes import BlobShape
 
 __all__ = ["KernelBench", "LayerRun", "Measured", "discover_outputs", "slab_cost"]
 
+_Clock = Callable[[], float]
 _SENTINEL = np.uint8(0xA5)
 # a run this long is timed where it runs anyway, not once more
 _LONG_RUN_SECONDS = 0.02
@@ -239,24 +240,42 @@ class KernelBench:
     ) -> None:
         self._layer, self._options, self._source, self.mode = layer, options, source, mode
         self._bottoms = bottoms
+        # Time of this thread is not disturbed by other processes; with several threads there is no such clock.
+        self._clock = time.thread_time if options.num_threads == 1 else time.perf_counter
         self.inputs = tuple(native.layout_of(mat) for mat in bottoms)
 
-    def measure(
-        self, part: Part, kernel: str, rounds: int, tops: Sequence[BlobLayout], slabs: Sequence[Slab] = ()
+    def measure(self, part: Part, kernel: str, rounds: int, tops: Sequence[BlobLayout]) -> Measured:
+        """Time and memory of one part with one kernel."""
+        trial = self._trial(part, kernel, tops, ())
+        reads_raw, first_seconds = self._first_run(part, trial)
+        times = (math.inf, first_seconds)
+        if first_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
+            times = _timed(trial, rounds, self._clock)
+        return self._measured(trial, reads_raw, times)
+
+    def measure_like(
+        self, known: Measured, part: Part, kernel: str, tops: Sequence[BlobLayout], slabs: Sequence[Slab] = ()
     ) -> Measured:
-        """Time and memory of one part with one kernel, by slabs of rows where some are given."""
+        """The same for a smaller part, or by slabs of rows, of what was measured as a whole: in fewer runs."""
+        trial = self._trial(part, kernel, tops, slabs)
+        times = (math.inf, math.inf)
+        if known.compute_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
+            times = _timed(trial, 1, self._clock)
+        return self._measured(trial, known.reads_raw, times)
+
+    def _trial(self, part: Part, kernel: str, tops: Sequence[BlobLayout], slabs: Sequence[Slab]) -> _Trial:
         option = native.make_option(self._options, kernel)
         params = native.make_params(part.params)
         bottoms = self._bottoms
         if part.reads[1]:
             bottoms = [native.channels_of(bottoms[0], *part.reads)]
-        # copies of our own: in memory before anything is counted, and ours to spoil
+        # copies of our own: in memory before anything is counted
         arrays = [np.array(array) for array in self._source.load(part.pieces)]
         blobs = [Blob.alone(layout) for layout in tops]
         for blob in blobs:
             blob.bytes().fill(0)
 
-        def load() -> native.LoadedLayer:
+        def load(arrays: Sequence[Any] = arrays) -> native.LoadedLayer:
             return native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
 
         def run(loaded: native.LoadedLayer) -> None:
@@ -267,24 +286,16 @@ class KernelBench:
             else:
                 run_into(loaded, self.mode, bottoms, blobs)
 
-        reads_raw, first_seconds = self._first_run(part, params, option, run, blobs)
-        times = (math.inf, first_seconds)
-        if first_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
-            times = _timed(load, run, rounds)
+        return _Trial(load, run, blobs)
+
+    def _measured(self, trial: _Trial, reads_raw: bool, times: tuple[float, float]) -> Measured:
         memory = (0, 0, 0, 0)
         if process_memory.peak_is_exact():
-            memory, last_times = _memory(load, run)
+            memory, last_times = _memory(trial, self._clock)
             times = min(times[0], last_times[0]), min(times[1], last_times[1])
         return Measured(reads_raw, *times, *memory)
 
-    def _first_run(
-        self,
-        part: Part,
-        params: native.ParamDict,
-        option: Any,
-        run: Callable[[native.LoadedLayer], None],
-        blobs: Sequence[Blob],
-    ) -> tuple[bool, float]:
+    def _first_run(self, part: Part, trial: _Trial) -> tuple[bool, float]:
         """Warm the heap and find out whether the kernel still reads its large raw weights once loaded.
 
         They are copied, and the copies spoilt after loading to see whether the output changes.
@@ -293,40 +304,45 @@ class KernelBench:
             The answer, and the seconds of the last run.
         """
         arrays = [np.array(array) for array in self._source.load(part.pieces)]
-        loaded = native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
-        run(loaded)
+        loaded = trial.load(arrays)
+        trial.run(loaded)
         large = [array for array in arrays if array.nbytes >= native.RAW_KEPT_BELOW_BYTES]
-        right = [blob.bytes().copy() for blob in blobs] if large else []
+        right = [blob.bytes().copy() for blob in trial.blobs] if large else []
         for array in large:
             array.view(np.uint8).fill(0x7F)
-        begin = time.perf_counter()
-        run(loaded)
-        seconds = time.perf_counter() - begin
+        begin = self._clock()
+        trial.run(loaded)
+        seconds = self._clock() - begin
         loaded.close()
-        same = all(np.array_equal(blob.bytes(), kept) for blob, kept in zip(blobs, right, strict=False))
-        return not (large and blobs and same), seconds
+        same = all(np.array_equal(blob.bytes(), kept) for blob, kept in zip(trial.blobs, right, strict=False))
+        return not (large and trial.blobs and same), seconds
 
 
-def _timed(
-    load: Callable[[], native.LoadedLayer], run: Callable[[native.LoadedLayer], None], rounds: int
-) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One part with one kernel, ready to be loaded and run as often as it takes."""
+
+    load: Callable[..., native.LoadedLayer]
+    run: Callable[[native.LoadedLayer], None]
+    blobs: Sequence[Blob]
+
+
+def _timed(trial: _Trial, rounds: int, clock: _Clock) -> tuple[float, float]:
     """Least seconds of loading and of running."""
     loads, runs = [], []
     for _ in range(rounds):
-        begin = time.perf_counter()
-        loaded = load()
-        middle = time.perf_counter()
-        run(loaded)
-        end = time.perf_counter()
+        begin = clock()
+        loaded = trial.load()
+        middle = clock()
+        trial.run(loaded)
+        end = clock()
         loaded.close()
         loads.append(middle - begin)
         runs.append(end - middle)
     return min(loads), min(runs)
 
 
-def _memory(
-    load: Callable[[], native.LoadedLayer], run: Callable[[native.LoadedLayer], None]
-) -> tuple[tuple[int, int, int, int], tuple[float, float]]:
+def _memory(trial: _Trial, clock: _Clock) -> tuple[tuple[int, int, int, int], tuple[float, float]]:
     """Bytes kept, and at most in use while loading, while running, and over both on a heap that keeps.
 
     Returns:
@@ -335,18 +351,18 @@ def _memory(
     with heap.return_freed_memory():
         idle = process_memory.resident_bytes()
         process_memory.reset_peak()
-        loaded = load()
+        loaded = trial.load()
         load_peak = process_memory.peak_bytes()
         heap.trim()  # what was free in the heap before may have been used, and freed, again
         kept = process_memory.resident_bytes()
         process_memory.reset_peak()
-        run(loaded)
+        trial.run(loaded)
         run_peak = process_memory.peak_bytes()
         loaded.close()
     heap.trim()
     before = process_memory.resident_bytes()
     process_memory.reset_peak()
-    seconds = _timed(load, run, 1)
+    seconds = _timed(trial, 1, clock)
     stream_peak = process_memory.peak_bytes()
     grown = (kept - idle, load_peak - idle, run_peak - kept, stream_peak - before)
     return (max(0, grown[0]), max(0, grown[1]), max(0, grown[2]), max(0, grown[3])), seconds

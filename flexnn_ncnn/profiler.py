@@ -257,7 +257,7 @@ class _Walk:
         if not 0 < half < units:
             return whole.as_cost(kernel, units, slabs=slabs)
         half_part = layer_part(self._model, index, axis, span[0], span[0] + half)
-        piece = bench.measure(half_part, kernel, rounds, [_extent(tops[0], axis.blob_axis, half)])
+        piece = bench.measure_like(whole, half_part, kernel, [_extent(tops[0], axis.blob_axis, half)])
         return whole.as_cost(kernel, units, piece, half, slabs)
 
     def _slab_cost(
@@ -268,12 +268,12 @@ class _Walk:
         windows = slab_windows(layer, bench.inputs[0]) if bench.mode == "forward" and bench.inputs else None
         if windows is None or whole.run_peak_bytes < _SLABS_FROM_BYTES:
             return None
-        granularity = _WINOGRAD_ROWS if may_be_winograd(int_params(layer)) else 1
+        granularity = _WINOGRAD_ROWS if may_be_winograd(int_params(layer)) and kernel != "sgemm" else 1
         rows = align_up(-(-windows[1].outputs // _SLABS_MEASURED), granularity)
         slabs = layer_slabs(layer, bench.inputs[0], rows)
         if not slabs:
             return None
-        cut = bench.measure(unpadded(part), kernel, self._limits.rounds, tops, slabs)
+        cut = bench.measure_like(whole, unpadded(part), kernel, tops, slabs)
         return slab_cost(whole, cut, slabs, granularity)
 
     def _compute(
@@ -388,4 +388,4 @@ def _kernels(layer: Layer, options: RunOptions) -> tuple[str, ...]:
     winograd = (params["kernel_w"], params["kernel_h"]) == (3, 3) and all(
         params[name] == 1 for name in ("stride_w", "stride_h", "dilation_w", "dilation_h")
     )
-    return ("default", "winograd23", "sgemm", "direct") if winograd else ("default", "direct")
+    return ("default", "winograd23", "sgemm") if winograd else ("default",)

@@ -138,5 +138,5 @@ def _undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
     facts = np.array([(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.load_bytes) for c in found])
     at_least = (facts[:, None, :] <= facts[None, :, :]).all(axis=2)
     better = (facts[:, None, :] < facts[None, :, :]).any(axis=2)
-    beaten = (at_least & better).any(axis=0).tolist()
-    return tuple(choice for choice, out in zip(found, beaten, strict=True) if not out)
+    beaten = np.any(at_least & better, axis=0)
+    return tuple(found[int(i)] for i in np.flatnonzero(~beaten))

@@ -7,7 +7,7 @@ with several choices per layer, solved by pricing bytes (Lagrange) and filling t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Selection", "select", "smallest"]
 
 _HEAP_LEVELS, _RAW_LEVELS = 24, 16
 _PRICE_STEPS = 28
+_FILLED = 6
 
 _Floats = npt.NDArray[np.float64]
 
@@ -43,27 +44,34 @@ class Selection:
 
 
 class _Table:
-    """All choices as padded matrices: one row per layer."""
+    """All choices as padded matrices, one row for all layers with the same choices."""
 
     def __init__(self, layers: Sequence[Sequence[Choice]]) -> None:
-        width = max(map(len, layers), default=1)
+        groups: dict[tuple[Choice, ...], int] = {}
+        self.row_of = np.array([groups.setdefault(tuple(found), len(groups)) for found in layers])
+        self.counts = np.bincount(self.row_of).astype(np.float64)
+        width = max(map(len, groups))
 
         def matrix(name: str) -> _Floats:
-            rows = np.full((len(layers), width), np.inf)
-            for row, found in zip(rows, layers, strict=True):
+            rows = np.full((len(groups), width), np.inf)
+            for row, found in zip(rows, groups, strict=True):
                 row[: len(found)] = [getattr(choice, name) for choice in found]
             return rows
 
         self.seconds, self.kept = matrix("seconds"), matrix("kept_bytes")
         self.heap, self.raw, self.load = matrix("heap_bytes"), matrix("raw_bytes"), matrix("load_bytes")
-        self.rows = np.arange(len(layers))
+        self.rows = np.arange(len(groups))
 
     def least_raw(self, floor: float) -> tuple[_Floats, _Floats]:
         """Every limit on the heap, ascending, and the least limit on raw weights that works with it."""
         heaps = np.unique(self.heap[np.isfinite(self.heap)])
         streamed = np.where(self.kept == 0, self.raw, np.inf)
-        raws = [np.where(self.heap <= heap, streamed, np.inf).min(axis=1).max() for heap in heaps]
-        return heaps, np.maximum(raws, floor)
+        least = np.full(len(heaps), floor)
+        for heap, raw in zip(self.heap, streamed, strict=True):
+            order = heap.argsort(kind="stable")
+            best = np.concatenate([[np.inf], np.minimum.accumulate(raw[order])])
+            least = np.maximum(least, best[np.searchsorted(heap[order], heaps, side="right")])
+        return heaps, least
 
     def within(self, heap: float, raw: float, load: float) -> _Floats:
         """Times of the choices inside the limits, infinite for the others."""
@@ -84,19 +92,20 @@ def select(
     if not layers:
         return Selection((), 0.0, 0, 0, 0) if memory_bytes >= 0 else None
     table = _Table(layers)
+    priced: list[tuple[float, int, _Floats, npt.NDArray[np.intp], float]] = []
+    for heap, raw in _limits(table, memory_bytes, result_bytes):
+        seconds = table.within(heap, raw, heap + raw + arena_bytes)
+        chosen = _priced(table, seconds, memory_bytes - heap - raw)
+        if chosen is not None:
+            total = float(seconds[table.rows, chosen] @ table.counts)
+            priced.append((total, len(priced), seconds, chosen, memory_bytes - heap - raw))
+    # what the price leaves over is worth little: only the best are worth filling
     best: tuple[float, npt.NDArray[np.intp]] | None = None
-    heaps, raws = table.least_raw(result_bytes)
-    usable = heaps + raws <= memory_bytes
-    for heap, least_raw in _thinned(np.stack([heaps, raws], axis=1)[usable], _HEAP_LEVELS):
-        levels = np.unique(table.raw[np.isfinite(table.raw)])
-        levels = levels[(levels > least_raw) & (levels <= memory_bytes - heap)]
-        for raw in (least_raw, *_thinned(levels, _RAW_LEVELS)):
-            seconds = table.within(heap, raw, heap + raw + arena_bytes)
-            chosen = _knapsack(table, seconds, memory_bytes - heap - raw)
-            if chosen is not None:
-                total = float(seconds[table.rows, chosen].sum())
-                if best is None or total < best[0] - 1e-12:
-                    best = total, chosen
+    for _, _, seconds, chosen, memory in sorted(priced, key=lambda one: one[:2])[:_FILLED]:
+        filled = _filled(table, seconds, chosen, memory)
+        total = float(seconds[table.row_of, filled].sum())
+        if best is None or total < best[0] - 1e-12:
+            best = total, filled
     return None if best is None else _selection(table, best[1], result_bytes)
 
 
@@ -106,8 +115,23 @@ def smallest(layers: Sequence[Sequence[Choice]], result_bytes: int) -> tuple[int
         return 0, -1
     table = _Table(layers)
     heaps, raws = table.least_raw(result_bytes)
-    total = np.where(table.kept == 0, table.heap + table.raw, np.inf)
-    return int((heaps + raws).min()), int(total.min(axis=1).argmax())
+    needed = np.where(table.kept == 0, table.heap + table.raw, np.inf).min(axis=1)
+    return int((heaps + raws).min()), int(needed[table.row_of].argmax())
+
+
+def _limits(table: _Table, memory: float, floor: float) -> Iterator[tuple[float, float]]:
+    """Pairs of limits on heap and raw weights worth trying; the tightest is always among them."""
+    heaps, raws = table.least_raw(floor)
+    usable = heaps + raws <= memory
+    pairs = np.stack([heaps, raws], axis=1)[usable]
+    if not len(pairs):
+        return
+    tightest = pairs[pairs.sum(axis=1).argmin()]
+    levels = np.unique(table.raw[np.isfinite(table.raw)])
+    for heap, least in (tightest, *_thinned(pairs, _HEAP_LEVELS)):
+        yield heap, least
+        for raw in _thinned(levels[(levels > least) & (levels <= memory - heap)], _RAW_LEVELS):
+            yield heap, raw
 
 
 def _thinned(values: _Floats, count: int) -> _Floats:
@@ -119,49 +143,62 @@ def _thinned(values: _Floats, count: int) -> _Floats:
     return thinned
 
 
-def _knapsack(table: _Table, seconds: _Floats, memory: float) -> npt.NDArray[np.intp] | None:
-    """Per row the choice that is fastest in sum while the kept bytes fit `memory`."""
-    usable = np.isfinite(seconds)
-    kept = np.where(usable, table.kept, np.inf)
-    least = np.where(usable, kept, np.inf).min(axis=1)
-    if memory < 0 or not np.isfinite(least).all() or least.sum() > memory:
+def _priced(table: _Table, seconds: _Floats, memory: float) -> npt.NDArray[np.intp] | None:
+    """Per row the best choice at the lowest price of a byte at which all kept bytes fit `memory`."""
+    kept = np.where(np.isfinite(seconds), table.kept, np.inf)
+    least = kept.min(axis=1)
+    if memory < 0 or not np.isfinite(least).all() or least @ table.counts > memory:
         return None
 
-    def priced(price: float) -> npt.NDArray[np.intp]:
-        cost = np.where(usable, seconds + price * np.where(usable, kept, 0), np.inf)
-        cheapest: npt.NDArray[np.intp] = cost.argmin(axis=1)
-        return cheapest
+    def at(price: float) -> tuple[npt.NDArray[np.intp], bool]:
+        cheapest: npt.NDArray[np.intp] = (seconds + price * kept).argmin(axis=1)
+        return cheapest, bool(kept[table.rows, cheapest] @ table.counts <= memory)
 
-    chosen = priced(0.0)
-    if kept[table.rows, chosen].sum() > memory:
-        low, high = 1e-15, 1.0  # seconds per byte
-        for _ in range(_PRICE_STEPS):
-            middle = (low * high) ** 0.5
-            if kept[table.rows, priced(middle)].sum() > memory:
-                low = middle
-            else:
-                high = middle
-        chosen = priced(high)
-    _fill(table, seconds, kept, chosen, memory)
+    chosen, fits = at(0.0 if np.isfinite(kept).all() else 1e-300)
+    low, high = 1e-15, 1.0  # seconds per byte
+    for _ in range(0 if fits else _PRICE_STEPS):
+        middle = (low * high) ** 0.5
+        cheapest, fits = at(middle)
+        if fits:
+            high, chosen = middle, cheapest
+        else:
+            low = middle
+    if not fits and kept[table.rows, chosen] @ table.counts > memory:
+        chosen = kept.argmin(axis=1)
     return chosen
 
 
-def _fill(table: _Table, seconds: _Floats, kept: _Floats, chosen: npt.NDArray[np.intp], memory: float) -> None:
-    """Spend what the price left over on the exchanges that save most time per byte."""
-    for _ in range(len(chosen)):
-        left = memory - kept[table.rows, chosen].sum()
-        more = kept - kept[table.rows, chosen][:, None]
-        saved = np.where(np.isfinite(seconds), seconds[table.rows, chosen][:, None] - seconds, 0.0)
+def _filled(table: _Table, seconds: _Floats, chosen: npt.NDArray[np.intp], memory: float) -> npt.NDArray[np.intp]:
+    """Per layer a choice: what the price left over is spent on the exchanges that save most time per byte."""
+    kept = np.where(np.isfinite(seconds), table.kept, np.inf)
+    # layers of a row differ only here: each may take its own step up
+    result: npt.NDArray[np.intp] = chosen[table.row_of]
+    left = memory - kept[table.row_of, result].sum()
+    current = chosen.copy()
+    waiting = table.counts.astype(int)
+    while True:
+        more = kept - kept[table.rows, current][:, None]
+        saved = np.where(np.isfinite(seconds), seconds[table.rows, current][:, None] - seconds, 0.0)
         gain = np.where((more <= left) & (saved > 1e-9), saved / np.maximum(more, 1.0), -np.inf)
         row, column = np.unravel_index(int(gain.argmax()), gain.shape)
         if gain[row, column] == -np.inf:
-            return
-        chosen[row] = column
+            return result
+        affordable = waiting[row] if more[row, column] <= 0 else int(left // more[row, column])
+        members = np.flatnonzero((table.row_of == row) & (result == current[row]))[:affordable]
+        result[members] = column
+        left -= more[row, column] * len(members)
+        if len(members) == waiting[row]:
+            current[row] = column
+        else:  # the others of the row stay where they are
+            seconds = seconds.copy()
+            seconds[row] = np.where(np.arange(seconds.shape[1]) == current[row], seconds[row], np.inf)
+            kept = np.where(np.isfinite(seconds), kept, np.inf)
 
 
 def _selection(table: _Table, chosen: npt.NDArray[np.intp], result_bytes: int) -> Selection:
     def take(matrix: _Floats) -> _Floats:
-        return matrix[table.rows, chosen]
+        taken: _Floats = matrix[table.row_of, chosen]
+        return taken
 
     return Selection(
         tuple(int(i) for i in chosen),
