@@ -227,17 +227,23 @@ def _interp(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
         h, w = (1, *inputs[1])[-2:]
     elif values["output_width"] and values["output_height"]:
         h, w = values["output_height"], values["output_width"]
-    else:  # ncnn multiplies in float32 and cuts off
-        h, w = (
-            int(np.float32(size) * np.float32(float_param(layer, f"{name}_scale")))
-            for size, name in ((h, "height"), (w, "width"))
-        )
+    else:
+        h = _scaled(h, float_param(layer, "height_scale"))
+        w = _scaled(w, float_param(layer, "width_scale"))
     if len(dims) == 1:
         return [(dims[0], h, w)]
     if len(dims) == 2:
         return [(dims[0], w)]
     require(len(dims) == 3, f"its input has the shape {dims}")
     return [(dims[0], h, w)]
+
+
+def _scaled(size: int, scale: float) -> int:
+    """The product as ncnn computes it: in float32, cut off."""
+    with np.errstate(over="ignore"):
+        product = float(np.float32(size) * np.float32(scale))
+    require(0 <= product < 2**31, f"{size} times {scale}")
+    return int(product)
 
 
 def _pixel_shuffle(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
