@@ -1,32 +1,32 @@
 """From a model and a budget to a plan that was seen to keep it; profiles and plans are cached on disk.
 
-A plan that is there costs the import of ncnn and numpy; profiler and planner are imported when one has to be made.
+A plan that is there costs the import of ncnn and numpy; one that is not is made in a child process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
-from flexnn_ncnn.formats import read_plan, read_profile, write_plan
+from flexnn_ncnn.formats import read_plan, read_profile
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import native
 from param_tools.errors import FormatVersionError
+from param_tools.model_io import atomic_write
 
-if TYPE_CHECKING:
-    from flexnn_ncnn.profile import ModelProfile
-
-__all__ = ["Progress", "Request", "prepare"]
+__all__ = ["PlanCache", "Progress", "Request", "prepare"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[str, int, int], None]
@@ -72,59 +72,58 @@ def prepare(
         ModelFormatError, InputError, ProfileError: the model or an input is bad.
         WorkerError: ncnn crashed on it.
     """
-    model_id = model_identity(request.param_path, request.bin_path)
-    machine = machine_fingerprint(native.ncnn_version())
-    cache = _Cache(folder or cache_dir(), model_id, machine, request.options, inputs)
+    cache = PlanCache.of(request, inputs, folder or cache_dir())
     path = cache.plan_path(request.budget_bytes)
     found = _read_or_none(read_plan, path)
-    if found is not None and found.model_id == model_id and found.budget_bytes == request.budget_bytes:
-        return found, path
-    plan = _make(request, inputs, cache, progress)
-    write_plan(plan, path)
-    return plan, path
+    if found is None or (found.model_id, found.budget_bytes) != (cache.model_id, request.budget_bytes):
+        _make(request, inputs, folder or cache_dir(), progress)
+        found = read_plan(path)
+    return found, path
 
 
-def _make(request: Request, inputs: Arrays, cache: _Cache, progress: Progress | None) -> Plan:
-    from flexnn_ncnn.planning.planner import workload
-    from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
-    from param_tools.model_io import open_model
-
-    with open_model(request.param_path, request.bin_path) as model:
-        profile = cache.read_profile() or _measure(request, inputs, cache, progress)
-        trials = Trials(model, workload(profile), inputs, progress)
-        plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
-        cache.write_base(trials.base_bytes)
-    return plan
-
-
-def _measure(request: Request, inputs: Arrays, cache: _Cache, progress: Progress | None) -> ModelProfile:
-    """Profile the model in a child process."""
+def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
+    """Have a child process make the plan."""
     from flexnn_ncnn.children import Worker, saved_arrays
 
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    with saved_arrays(inputs) as saved, Worker("flexnn_ncnn.profile_worker", "profiling the model") as worker:
+    with saved_arrays(inputs) as saved, Worker("flexnn_ncnn.preparation_worker", "profiling the model") as worker:
         worker.ask(
-            "profile",
+            "prepare",
             progress,
-            param=str(request.param_path),
-            bin=str(request.bin_path),
-            inputs=saved,
+            param=os.fspath(request.param_path),
+            bin=os.fspath(request.bin_path),
+            budget_bytes=request.budget_bytes,
             options=asdict(request.options),
-            model_id=cache.model_id,
-            machine=cache.machine,
-            out=str(cache.profile_path),
+            inputs=saved,
+            folder=os.fspath(folder),
         )
-    return read_profile(cache.profile_path)
 
 
-class _Cache:
-    """Files of one model on one machine with one kind of input."""
+@dataclass(frozen=True, slots=True)
+class PlanCache:
+    """Files of one model on one machine with one kind of input.
 
-    def __init__(self, folder: Path, model_id: str, machine: str, options: RunOptions, inputs: Arrays) -> None:
+    Attributes:
+        folder: where they are.
+        model_id: identity of the model.
+        machine: fingerprint of this machine.
+    """
+
+    folder: Path
+    model_id: str
+    machine: str
+
+    @classmethod
+    def of(cls, request: Request, inputs: Arrays, folder: Path) -> PlanCache:
+        """The part of the cache in `folder` that is about `request` with inputs of these shapes.
+
+        Raises:
+            ModelFormatError: the model's files cannot be read.
+        """
+        model_id = model_identity(request.param_path, request.bin_path)
+        machine = machine_fingerprint(native.ncnn_version())
         shapes = {blob: [array.shape, array.dtype.str] for blob, array in inputs.items()}
-        facts = json.dumps([model_id, machine, asdict(options), shapes], sort_keys=True)
-        self.folder = folder / "plans" / hashlib.sha256(facts.encode()).hexdigest()[:24]
-        self.model_id, self.machine = model_id, machine
+        facts = json.dumps([model_id, machine, asdict(request.options), shapes], sort_keys=True)
+        return cls(folder / "plans" / hashlib.sha256(facts.encode()).hexdigest()[:24], model_id, machine)
 
     @property
     def profile_path(self) -> Path:
@@ -136,7 +135,7 @@ class _Cache:
         return self.folder / f"{budget_bytes}.plan.json"
 
     def read_profile(self) -> ModelProfile | None:
-        """The profile, if it is there, whole, and of this model and machine."""
+        """The profile if it is there, whole, and of this model and machine."""
         found = _read_or_none(read_profile, self.profile_path)
         fits = found is not None and (found.model_id, found.machine) == (self.model_id, self.machine)
         return found if fits else None
@@ -150,7 +149,8 @@ class _Cache:
 
     def write_base(self, base_bytes: int) -> None:
         """Remember it for other budgets."""
-        (self.folder / "base").write_text(str(base_bytes))
+        with atomic_write(self.folder / "base", "w") as file:
+            file.write(str(base_bytes))
 
 
 def _read_or_none(read: Callable[[Path], Record], path: Path) -> Record | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy.typing as npt
@@ -22,8 +23,9 @@ __all__ = ["FIRST_BASE_BYTES", "Trials"]
 
 # Code pages and Python objects, before a trial tells what they really are.
 FIRST_BASE_BYTES = 2_500_000
-# What two runs of one plan differ by: the kernel counts pages in batches.
 _BASE_MARGIN_BYTES = 300_000
+# What the peaks of one plan differ by between processes: the kernel counts pages in batches.
+_NOISE_BYTES = 100_000
 _TRIALS = 5
 _TRIAL_RUNS = 3
 
@@ -38,7 +40,7 @@ class Trials:
         progress: called with (what, done, of).
 
     Attributes:
-        base_bytes: what the last good trial showed a run to need beside what is planned.
+        base_bytes: what the last trial showed a run to need beside what is planned; 0 before the first.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Trials:
             BudgetError: there is none.
         """
         best: Plan | None = None
+        smallest_bytes = 0
         for trial in range(_TRIALS):
             if self._progress:
                 self._progress("trying the plan", trial, _TRIALS)
@@ -69,19 +72,24 @@ class Trials:
                 decided = self._smallest(budget_bytes, base_bytes)
             plan = assemble_plan(self._model, decided)
             peak_bytes = self._try(plan)
-            found_base = base_bytes + peak_bytes - plan.predicted_peak_bytes
-            if peak_bytes <= budget_bytes and plan.budget_bytes == budget_bytes:
+            base_bytes += peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
+            self.base_bytes = base_bytes
+            needs_least = decided.budget_bytes > budget_bytes
+            if peak_bytes + (_NOISE_BYTES if needs_least else 0) <= budget_bytes:
                 better = best is None or plan.predicted_seconds < best.predicted_seconds
-                best = replace(plan, predicted_peak_bytes=peak_bytes) if better else best
-                self.base_bytes = found_base + _BASE_MARGIN_BYTES
+                if better:
+                    best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=peak_bytes)
                 if not better or not _has_room(decided, budget_bytes - peak_bytes):
                     break
-            base_bytes = found_base + _BASE_MARGIN_BYTES
+            elif needs_least:  # and no other plan needs less
+                smallest_bytes = peak_bytes + 2 * _NOISE_BYTES
+                break
         if self._progress:
             self._progress("trying the plan", _TRIALS, _TRIALS)
         if best is None:
-            least, culprit = smallest_budget(self._work, base_bytes)
-            raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
+            least_bytes, culprit = smallest_budget(self._work, base_bytes)
+            smallest_bytes = max(smallest_bytes or least_bytes, budget_bytes + 1)
+            raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
         return best
 
     def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
@@ -93,8 +101,12 @@ class Trials:
         """Peak growth of the resident set over the idle process, in bytes."""
         if not process_memory.peak_is_exact():
             return plan.predicted_peak_bytes
-        with saved_arrays(self._inputs) as inputs, Worker() as worker:
-            path = Path(next(iter(inputs.values()))).with_name("plan.json")
+        with (
+            TemporaryDirectory(prefix="flexnn-") as folder,
+            saved_arrays(self._inputs) as inputs,
+            Worker(task="trying the plan") as worker,
+        ):
+            path = Path(folder) / "plan.json"
             write_plan(plan, path)
             worker.ask("open", inputs=inputs, plan=str(path), bin=str(self._model.bin_path))
             runs = [worker.ask("run") for _ in range(_TRIAL_RUNS)]

@@ -1,0 +1,67 @@
+"""A process of its own that makes a plan: `python -m flexnn_ncnn.preparation_worker`.
+
+Profiling runs every layer in heap settings of its own, and planning builds tables: neither their memory nor a crash
+on the way is the caller's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flexnn_ncnn.fit import check_fit
+from flexnn_ncnn.formats import write_plan, write_profile
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.planning.planner import workload
+from flexnn_ncnn.preparation import PlanCache, Request
+from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.profiler import profile_model
+from flexnn_ncnn.runtime.serving import Progress, serve
+from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
+from param_tools.model_io import NcnnModel, open_model
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Answer requests until stdin ends."""
+    return serve({"prepare": _prepare})
+
+
+def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Plan the model at "param" and "bin" for "inputs" within "budget_bytes", into the cache in "folder"."""
+    options = RunOptions(**message["options"])
+    request = Request(Path(message["param"]), Path(message["bin"]), message["budget_bytes"], options)
+    inputs = {blob: np.load(path) for blob, path in message["inputs"].items()}
+    cache = PlanCache.of(request, inputs, Path(message["folder"]))
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with open_model(request.param_path, request.bin_path) as model:
+        check_fit(model.model, inputs)
+        profile = cache.read_profile() or _profile(model, request, inputs, cache, progress)
+        trials = Trials(model, workload(profile), inputs, progress)
+        try:
+            plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
+        finally:
+            if trials.base_bytes:
+                cache.write_base(trials.base_bytes)
+    write_plan(plan, cache.plan_path(request.budget_bytes))
+    return {}
+
+
+def _profile(
+    model: NcnnModel, request: Request, inputs: Mapping[str, Any], cache: PlanCache, progress: Progress
+) -> ModelProfile:
+    def report(done: int, of: int) -> None:
+        progress("profiling layers", done, of)
+
+    measured = profile_model(model, cache.model_id, cache.machine, inputs, request.options, progress=report)
+    write_profile(measured, cache.profile_path)
+    return measured
+
+
+if __name__ == "__main__":
+    sys.exit(main())
