@@ -43,6 +43,9 @@ _CUT_CHANNELS_FROM_BYTES = 512 * 1024
 # a workspace that is less is not worth computing by slabs of rows
 _SLABS_FROM_BYTES = 200 * 1024
 _SLABS_MEASURED = 4
+_LEAST_OUTPUTS = 32
+# ncnn's widest packing
+_LANES = 16
 # winograd computes tiles of 2, 4 or 6 rows
 _WINOGRAD_ROWS = 12
 
@@ -204,7 +207,7 @@ class _Walk:
         spans: Sequence[tuple[int, int]] = [(0, 1)]
         if axis is not None:
             unit_bytes = max(1, raw_bytes // axis.units)
-            spans = cuts(axis.units, axis.granularity, unit_bytes, self._limits.part_bytes, axis.least_units)
+            spans = cuts(axis.units, axis.granularity, unit_bytes, self._limits.part_bytes, axis.least_units, axis.odd)
         kernels = _kernels(layer, self._options)
         parts = [layer_part(self._model, index, axis, begin, end) for begin, end in spans]
         with LayerRun(layer, parts[0], kernels[0], self._options, self._source) as run:
@@ -254,6 +257,8 @@ class _Walk:
             return whole.as_cost(kernel, slabs=slabs)
         units = span[1] - span[0]
         half = max(axis.least_units, units // 2) // axis.granularity * axis.granularity
+        if axis.odd and half // axis.granularity % 2 == 0:
+            half -= axis.granularity
         if not 0 < half < units:
             return whole.as_cost(kernel, units, slabs=slabs)
         half_part = layer_part(self._model, index, axis, span[0], span[0] + half)
@@ -307,6 +312,10 @@ class _Walk:
         axis = streaming_axis(self._model, index)
         if axis is None:
             return None
+        # More only matters to the last bit: Arm's winograd takes other tiles from 128 outputs on.
+        axis = replace(axis, least_units=min(axis.least_units, _LEAST_OUTPUTS))
+        if axis.blob_axis == "c":  # slices that are packed like the whole
+            axis = replace(axis, granularity=math.gcd(axis.units, _LANES), odd=axis.units % _LANES != 0)
         layer = self._model.model.layers[index]
         bottom = native.layout_of(self._mats[layer.inputs[0]])
         weight_bytes = sum(array.stored_bytes for array in self._model.weights.arrays[index])

@@ -9,10 +9,12 @@ import numpy as np
 
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
-__all__ = ["Choice", "choices", "cut_evenly"]
+__all__ = ["Choice", "choices", "cut_evenly", "part_size"]
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
+# ncnn's widest packing
+_LANES = 16
 _SLAB_SECONDS = 15e-6
 
 
@@ -53,6 +55,18 @@ def cut_evenly(units: int, parts: int, granularity: int) -> int:
     return min(units, -(-units // (parts * granularity)) * granularity)
 
 
+def part_size(layer: LayerProfile, parts: int) -> int:
+    """Output units of one of `parts` slices of a layer.
+
+    Channels that are no multiple of all lanes come in an odd number of granules: ncnn packs a slice by what divides
+    its own channels, and that must be what divides the whole layer's, or every slice is packed anew.
+    """
+    size = cut_evenly(layer.units, parts, layer.granularity)
+    if layer.blob_axis == "c" and layer.granularity < _LANES and size // layer.granularity % 2 == 0:
+        size += layer.granularity
+    return min(layer.units, size)
+
+
 def _all(layer: LayerProfile, read_seconds_per_byte: float) -> Iterator[Choice]:
     for cost in layer.kernels:
         if layer.raw_bytes == 0:
@@ -70,7 +84,7 @@ def _part_sizes(layer: LayerProfile) -> list[int]:
     least = max(layer.granularity, layer.least_units)
     parts = 2
     while layer.blob_axis and parts * least <= layer.units:
-        sizes.add(cut_evenly(layer.units, parts, layer.granularity))
+        sizes.add(part_size(layer, parts))
         parts += max(1, parts // 3)
     return sorted(sizes, reverse=True)
 
