@@ -10,7 +10,7 @@ from pathlib import Path
 
 from param_tools.check import check_model
 from param_tools.errors import FlexnnError, ModelFormatError
-from param_tools.files import atomic_write, open_regular
+from param_tools.files import atomic_write, open_regular, settle
 from param_tools.graph import Model
 from param_tools.param_binary import is_binary, parse_param_binary
 from param_tools.param_text import format_param, parse_param
@@ -134,6 +134,7 @@ def write_model(
         if next(given, None) is not None:
             raise ValueError("more arrays than the model's layers call for")
         param_file.write(format_param(model).encode("utf-8", "surrogateescape"))
+    settle(bin_path)
 
 
 def _fits(encoding: Encoding, spec: ArraySpec) -> bool:

@@ -22,6 +22,7 @@ from flexnn_ncnn.zoo.registry import default_directory, entry, model_paths
 from flexnn_ncnn.zoo.status import is_built, stamp, stamp_path
 from flexnn_ncnn.zoo.trained import squeezenet_arrays
 from param_tools.errors import FlexnnError
+from param_tools.files import settle
 from param_tools.model_io import read_param
 
 __all__ = ["build"]
@@ -56,6 +57,7 @@ def build(name: str, directory: Path | None = None, *, progress: Progress | None
         # Inside the target folder, so that the last step is a rename on one disk.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder, ignore_cleanup_errors=True) as scratch:
             made_param, made_bin = _make(known, Path(scratch), progress or _no_progress)
+            settle(made_bin)
             # The stamp vouches for the pair, so it goes first and comes back last.
             stamp_path(bin_path).unlink(missing_ok=True)
             os.replace(made_param, param_path)
