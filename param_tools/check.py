@@ -14,44 +14,57 @@ _MAX_NAME_BYTES = 255
 
 
 def check_model(model: Model, *, path: str | PathLike[str] | None = None) -> None:
-    """Proves that every blob has one producer and is read only after it, and that layers have blobs as they need.
+    """Proves that blobs and layers are joined as stock ncnn needs it.
 
     Args:
         model: the model.
         path: the file it came from, named in errors.
 
     Raises:
-        ModelFormatError: an unknown blob, one produced twice, a cycle (its blobs are named), a layer that
-            stands before the producer of its input, or one with more inputs or outputs than ncnn allows.
+        ModelFormatError: a blob that is unknown, produced twice or read by two layers; a cycle (its blobs are
+            named); a layer above the producer of its input, or with more inputs or outputs than ncnn allows.
     """
-    seen: set[str] = set()
+    produced: set[str] = set()
+    readers: dict[str, Layer] = {}
     for layer in model.layers:
-        if layer.type in ONE_BLOB_TYPES and not len(layer.inputs) == len(layer.outputs) == 1:
-            raise ModelFormatError(
-                f"layer {layer.name!r} ({layer.type}) has {len(layer.inputs)} inputs and {len(layer.outputs)} outputs, "
-                "not one of each",
-                path=path,
-                line=layer.line or None,
-            )
-        for blob in layer.inputs:
-            if blob not in seen:
-                raise ModelFormatError(_why_missing(model, layer, blob), path=path, line=layer.line or None)
-        for blob in layer.outputs:
-            if blob in seen:
-                raise ModelFormatError(
-                    f"layer {layer.name!r} produces blob {blob!r} a second time", path=path, line=layer.line or None
-                )
-            seen.add(blob)
+        problem = _blob_counts(layer) or _inputs(model, layer, produced, readers) or _outputs(layer, produced)
+        if problem:
+            raise ModelFormatError(f"layer {layer.name!r} {problem}", path=path, line=layer.line or None)
 
 
-def _why_missing(model: Model, layer: Layer, blob: str) -> str:
+def _blob_counts(layer: Layer) -> str:
+    inputs, outputs = len(layer.inputs), len(layer.outputs)
+    if layer.type not in ONE_BLOB_TYPES or inputs == outputs == 1:
+        return ""
+    return f"({layer.type}) has {inputs} inputs and {outputs} outputs, not one of each"
+
+
+def _inputs(model: Model, layer: Layer, produced: set[str], readers: dict[str, Layer]) -> str:
+    for blob in layer.inputs:
+        if blob not in produced:
+            return _why_missing(model, blob)
+        reader = readers.setdefault(blob, layer)
+        if reader is not layer:
+            # ncnn frees a blob after its reader: a second one finds garbage, or crashes
+            return f"reads blob {blob!r}, which layer {reader.name!r} reads too: they need a Split layer before them"
+    return ""
+
+
+def _outputs(layer: Layer, produced: set[str]) -> str:
+    for blob in layer.outputs:
+        if blob in produced:
+            return f"produces blob {blob!r} a second time"
+        produced.add(blob)
+    return ""
+
+
+def _why_missing(model: Model, blob: str) -> str:
     if blob not in model.producers:
-        return f"layer {layer.name!r} reads blob {blob!r}, which no layer produces"
+        return f"reads blob {blob!r}, which no layer produces"
     cycle = model.find_cycle()
     if cycle:
-        return describe_cycle(cycle)
-    producer = model.layers[model.producers[blob]]
-    return f"layer {layer.name!r} reads blob {blob!r} before layer {producer.name!r} produces it"
+        return f"reads blob {blob!r} too early: {describe_cycle(cycle)}"
+    return f"reads blob {blob!r} before layer {model.layers[model.producers[blob]].name!r} produces it"
 
 
 def check_names(layer: Layer) -> None:

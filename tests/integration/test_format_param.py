@@ -99,7 +99,8 @@ BOTH_REFUSE = {
 # ncnn loads these and then computes something else than the file says.
 WE_ALONE_REFUSE = {
     "unknown blob": f"7767517\n2 3\n{INPUT}ReLU r 1 1 x b\n",
-    "blob produced twice": f"7767517\n3 3\n{INPUT}ReLU r 1 1 a b\nReLU q 1 1 a b\n",
+    "blob produced twice": f"7767517\n4 5\n{INPUT}Split s 1 2 a x y\nReLU r 1 1 x b\nReLU q 1 1 y b\n",
+    "blob read by two layers": f"7767517\n3 3\n{INPUT}ReLU r 1 1 a b\nReLU q 1 1 a c\n",
     "more layers than stated": f"{HEAD}{INPUT}{RELU}ReLU q 1 1 b c\n",
     "fewer blobs than stated": f"7767517\n2 9\n{INPUT}{RELU}",
     "parameter given twice": f"{HEAD}Input in 0 1 a 0=3 0=4\n{RELU}",

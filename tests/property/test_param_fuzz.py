@@ -187,9 +187,11 @@ _ONE_TO_ONE = ["ReLU", "Sigmoid", "MyOwnLayer", "Flatten"]
 def models(draw: st.DrawFn) -> Model:
     names = draw(st.lists(_NAMES, min_size=1, max_size=8, unique=True))
     layers = [Layer("Input", draw(_NAMES), (), (names[0],))]
-    for i, name in enumerate(names[1:], 1):
+    unread = names[:1]
+    for name in names[1:]:
         params = draw(st.dictionaries(st.integers(0, 29), _VALUES.map(ParamValue), max_size=5))
-        source = names[draw(st.integers(0, i - 1))]
+        source = unread.pop(draw(st.integers(0, len(unread) - 1)))
+        unread.append(name)
         layers.append(Layer(draw(st.sampled_from(_ONE_TO_ONE)), draw(_NAMES), (source,), (name,), params))
     return Model(tuple(layers))
 

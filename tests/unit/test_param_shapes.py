@@ -39,13 +39,14 @@ def test_shapes_flow_through_the_graph() -> None:
         "Convolution c 1 1 a b 0=16 1=3 3=2 4=1 6=432",
         "Split s 1 2 b c d",
         "Pooling p 1 1 c e 0=1 4=1",
-        "BinaryOp m 2 1 d e f 0=2",
-        "InnerProduct i 1 1 e g 0=10 2=160",
+        "Split t 1 2 e h i",
+        "BinaryOp m 2 1 d h f 0=2",
+        "InnerProduct i 1 1 i g 0=10 2=160",
         a=IMAGE,
     )
     assert found["f"] == BlobShape(3, 112, 56, 1, 16)
     assert found["g"] == BlobShape(1, 10)
-    assert len(found) == 7
+    assert len(found) == 9
     assert not found.reasons
 
 

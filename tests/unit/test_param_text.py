@@ -125,6 +125,7 @@ INPUT = "Input in 0 1 a\n"
         (f"7767517\n2 2\n{INPUT}Noop n 1 1 a a\n", 4, "produces blob 'a' a second time"),
         (f"7767517\n3 3\n{INPUT}ReLU r 1 1 c b\nReLU s 1 1 b c\n", 4, "form a cycle"),
         (f"7767517\n3 3\n{INPUT}ReLU r 1 1 c b\nReLU s 1 1 a c\n", 4, "before layer 's' produces it"),
+        (f"7767517\n3 3\n{INPUT}ReLU r 1 1 a b\nReLU s 1 1 a c\n", 5, "which layer 'r' reads too: .* Split"),
         (f"7767517\n2 2\n{INPUT}ReLU r 1 2 a b c\n", 4, "1 inputs and 2 outputs, not one of each"),
         ("7767517\n1 1\nInput in 0 1 a\0\n", 3, "NUL"),
     ],
