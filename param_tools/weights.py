@@ -7,6 +7,7 @@ they end at the file's last byte, so that nothing later can read outside it.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -54,10 +55,7 @@ class WeightArray:
     @property
     def count(self) -> int:
         """Number of elements."""
-        product = 1
-        for extent in self.shape:
-            product *= extent
-        return product
+        return math.prod(self.shape)
 
     @property
     def begin_bytes(self) -> int:

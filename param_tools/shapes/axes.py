@@ -1,104 +1,19 @@
-"""Shape rules of layers that rearrange, cut, join, repeat, resize or reduce axes."""
+"""Shape rules of layers that cut, join, repeat, resize or reduce axes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from param_tools.graph import Layer
-from param_tools.schema import array_param, float_param, int_params, string_param
+from param_tools.schema import float_param, int_params, string_param
 from param_tools.shapes.expression import evaluate_list
-from param_tools.shapes.rule import Dims, Rule, UnknownShapeError, axis_of, require
+from param_tools.shapes.rule import AXIS_NAMES, Dims, Rule, UnknownShapeError, axis_of, int_array, require
 
 __all__ = ["RULES"]
 
 _UNSET = -233
-# Permute's order_type -> the input axes that become w, h, d, c; ncnn's own enumeration
-_ORDERS = {
-    2: "wh hw",
-    3: "whc hwc wch cwh hcw chw",
-    4: (
-        "whdc hwdc wdhc dwhc hdwc dhwc whcd hwcd wchd cwhd hcwd chwd "
-        "wdch dwch wcdh cwdh dcwh cdwh hdcw dhcw hcdw chdw dchw cdhw"
-    ),
-}
-_NAMES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
-
-
-def _int_array(layer: Layer, name: str) -> tuple[int, ...]:
-    values = array_param(layer, name)
-    require(all(isinstance(value, int) for value in values), f"{name} are not integers: {values}")
-    return tuple(int(value) for value in values)
-
-
-def _reshape(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    values = int_params(layer)
-    require(values["input_batch_axis"] == values["output_batch_axis"] == 233, "it moves the batch axis")
-    source = dict(zip(_NAMES[len(inputs[0])], inputs[0], strict=True))
-    expression = string_param(layer, "shape_expr")
-    if expression:
-        sizes = evaluate_list(expression, inputs)
-        require(1 <= len(sizes) <= 4, f"{len(sizes)} axes")
-        wanted = dict(zip(_NAMES[len(sizes)], reversed(sizes), strict=True))
-    else:
-        axes = (
-            "w"
-            if values["h"] == _UNSET
-            else "hw"
-            if values["c"] == _UNSET
-            else "chw"
-            if values["d"] == _UNSET
-            else "cdhw"
-        )
-        wanted = {axis: values[axis] for axis in axes}
-        require(values["w"] != _UNSET, "it states no shape")
-    total = math.prod(inputs[0])
-    sizes_ = {axis: source.get(axis, 1) if size == 0 else size for axis, size in wanted.items()}
-    free = [axis for axis, size in sizes_.items() if size == -1]
-    if len(free) == 1:
-        others = math.prod(size for size in sizes_.values() if size != -1)
-        sizes_[free[0]] = total // others if others > 0 else 0
-    dims = tuple(sizes_.values())
-    require(min(dims) > 0 and math.prod(dims) == total, f"{inputs[0]} has not the elements of {dims}")
-    return [dims]
-
-
-def _permute(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    (dims,) = inputs
-    if len(dims) == 1:
-        return [dims]
-    orders = _ORDERS[len(dims)].split()
-    kind = int_params(layer)["order_type"]
-    require(0 <= kind < len(orders), f"order {kind} of a blob with {len(dims)} axes")
-    sizes = dict(zip(_NAMES[len(dims)], dims, strict=True))
-    return [tuple(sizes[axis] for axis in reversed(orders[kind]))]
-
-
-def _flatten(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    return [(math.prod(inputs[0]),)]
-
-
-def _squeeze(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    (dims,) = inputs
-    axes = _int_array(layer, "axes")
-    if axes:
-        chosen = {axis + len(dims) if axis < 0 else axis for axis in axes}
-    else:
-        values = int_params(layer)
-        chosen = {i for i, axis in enumerate(_NAMES[len(dims)]) if values[f"squeeze_{axis}"]}
-    return [tuple(size for i, size in enumerate(dims) if size != 1 or i not in chosen) or (1,)]
-
-
-def _expand_dims(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    axes = _int_array(layer, "axes")
-    rank = len(inputs[0]) + len(axes)
-    require(rank <= 4, f"{rank} axes")
-    new = {axis + rank if axis < 0 else axis for axis in axes}
-    require(len(new) == len(axes) and all(0 <= axis < rank for axis in new), f"axes {axes}")
-    rest = iter(inputs[0])
-    return [tuple(1 if axis in new else next(rest) for axis in range(rank))]
 
 
 def _concat(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
@@ -115,7 +30,7 @@ def _slice(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
     require(len(inputs) == 1, f"it has {len(inputs)} inputs, not one")
     dims = inputs[0]
     axis = axis_of(dims, int_params(layer)["axis"])
-    slices, indices = _int_array(layer, "slices"), _int_array(layer, "indices")
+    slices, indices = int_array(layer, "slices"), int_array(layer, "indices")
     count, size, begin = len(layer.outputs), dims[axis], 0
     require(
         len(indices) >= count - 1 if indices else len(slices) >= count, "it states fewer slices than it has outputs"
@@ -133,14 +48,14 @@ def _slice(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
 
 
 def _crop(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
-    dims, values, names = inputs[0], int_params(layer), _NAMES[len(inputs[0])]
+    dims, values, names = inputs[0], int_params(layer), AXIS_NAMES[len(inputs[0])]
     expressions = [string_param(layer, f"{name}_expr") for name in ("starts", "ends", "axes")]
     if expressions[0] and expressions[1]:
         starts, ends, axes = (tuple(evaluate_list(text, inputs)) if text else () for text in expressions)
         return [_numpy_crop(dims, starts, ends, axes)]
     if len(inputs) > 1:
         require(values["woffset"] != _UNSET, "its second input's data say what to cut")
-        reference = dict(zip(_NAMES[len(inputs[1])], inputs[1], strict=True))
+        reference = dict(zip(AXIS_NAMES[len(inputs[1])], inputs[1], strict=True))
         keeps_channels = len(dims) >= 3 and len(inputs[1]) != len(dims)
         sizes = {axis: reference.get(axis, 1) for axis in names}
         return [
@@ -148,7 +63,7 @@ def _crop(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
                 size if axis == "c" and keeps_channels else sizes[axis] for axis, size in zip(names, dims, strict=True)
             )
         ]
-    starts, ends, axes = (_int_array(layer, name) for name in ("starts", "ends", "axes"))
+    starts, ends, axes = (int_array(layer, name) for name in ("starts", "ends", "axes"))
     if starts and ends:
         return [_numpy_crop(dims, starts, ends, axes)]
     made = []
@@ -187,20 +102,20 @@ def _padding(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
 
 def _tile(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
     (dims,) = inputs
-    values, repeats = int_params(layer), _int_array(layer, "repeats")
+    values, repeats = int_params(layer), int_array(layer, "repeats")
     if not repeats:
         axis = axis_of(dims, values["axis"])
         repeats = tuple(values["tiles"] if i == axis else 1 for i in range(len(dims)))
     require(len(repeats) <= 4, f"{len(repeats)} repeats")
-    names = "dhw" if len(repeats) == 3 and len(dims) == 4 else _NAMES[len(repeats)]
+    names = "dhw" if len(repeats) == 3 and len(dims) == 4 else AXIS_NAMES[len(repeats)]
     times = dict(zip(names, repeats, strict=True))
-    sizes = dict(zip(_NAMES[len(dims)], dims, strict=True))
-    return [tuple(sizes.get(axis, 1) * times.get(axis, 1) for axis in _NAMES[max(len(dims), len(repeats))])]
+    sizes = dict(zip(AXIS_NAMES[len(dims)], dims, strict=True))
+    return [tuple(sizes.get(axis, 1) * times.get(axis, 1) for axis in AXIS_NAMES[max(len(dims), len(repeats))])]
 
 
 def _reduction(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
     (dims,) = inputs
-    values, axes = int_params(layer), _int_array(layer, "axes")
+    values, axes = int_params(layer), int_array(layer, "axes")
     reduced = set(range(len(dims)))
     if not values["reduce_all"] and len(dims) > 1:
         reduced = {axis_of(dims, axis) for axis in axes}
@@ -274,19 +189,14 @@ def _data_dependent(layer: Layer, inputs: Sequence[Dims]) -> Sequence[Dims]:
 RULES: Mapping[str, Rule] = {
     "Concat": _concat,
     "Crop": _crop,
-    "ExpandDims": _expand_dims,
-    "Flatten": _flatten,
     "GLU": _glu,
     "GridSample": _grid_sample,
     "Interp": _interp,
     "Padding": _padding,
-    "Permute": _permute,
     "PixelShuffle": _pixel_shuffle,
     "Reduction": _reduction,
     "Reorg": _reorg,
-    "Reshape": _reshape,
     "Slice": _slice,
-    "Squeeze": _squeeze,
     "Tile": _tile,
     **dict.fromkeys(
         ("DetectionOutput", "Proposal", "YoloDetectionOutput", "Yolov3DetectionOutput"),

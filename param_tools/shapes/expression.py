@@ -7,14 +7,13 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from param_tools.shapes.rule import Dims, UnknownShapeError
+from param_tools.shapes.rule import AXIS_NAMES, Dims, UnknownShapeError
 
 __all__ = ["evaluate_list"]
 
 _Number = int | float
 _SIZE = re.compile(r"(\d)([whdc])\Z")
 _INTEGER = re.compile(r"[+-]?\d{1,10}\Z")
-_AXES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
 _BINARY: Mapping[str, Callable[[_Number, _Number], _Number]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -53,7 +52,7 @@ def _apply(token: str, stack: list[_Number], inputs: Sequence[Dims]) -> _Number:
     size = _SIZE.match(token)
     if size:
         dims = inputs[int(size[1])]
-        return dict(zip(_AXES[len(dims)], dims, strict=True)).get(size[2], 1)
+        return dict(zip(AXIS_NAMES[len(dims)], dims, strict=True)).get(size[2], 1)
     if token in _BINARY:
         first = stack.pop()
         return _BINARY[token](first, stack.pop())

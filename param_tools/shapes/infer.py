@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model
 from param_tools.schema import ONE_BLOB_TYPES
-from param_tools.shapes import axes, matrices, pointwise, windows
+from param_tools.shapes import axes, layout, matrices, pointwise, windows
 from param_tools.shapes.blob_shape import BlobShape
 from param_tools.shapes.rule import Dims, Rule, UnknownShapeError, require
 
@@ -16,7 +16,7 @@ __all__ = ["RULES", "ShapeReport", "infer_shapes"]
 
 _MAX_COUNT = 2**31 - 1  # ncnn computes with the extents in ints
 _SOURCES = frozenset(("Gemm", "Input", "MemoryData", "Noop"))  # types that can do without an input
-RULES: Mapping[str, Rule] = {**pointwise.RULES, **windows.RULES, **axes.RULES, **matrices.RULES}
+RULES: Mapping[str, Rule] = {**pointwise.RULES, **windows.RULES, **axes.RULES, **layout.RULES, **matrices.RULES}
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from param_tools.graph import Layer
+from param_tools.schema import array_param
 
-__all__ = ["Dims", "Rule", "UnknownShapeError", "axis_of", "require"]
+__all__ = ["AXIS_NAMES", "Dims", "Rule", "UnknownShapeError", "axis_of", "int_array", "require"]
 
 Dims = tuple[int, ...]  # outermost axis first, as numpy writes shapes
 Rule = Callable[[Layer, Sequence[Dims]], Sequence[Dims | None]]  # None: an output only running the layer tells
+
+
+AXIS_NAMES = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}  # of a blob with so many axes, outermost first
 
 
 class UnknownShapeError(Exception):
@@ -29,3 +33,10 @@ def axis_of(dims: Dims, axis: int) -> int:
     positive = axis + len(dims) if axis < 0 else axis
     require(0 <= positive < len(dims), f"axis {axis} of a blob with {len(dims)} axes")
     return positive
+
+
+def int_array(layer: Layer, name: str) -> tuple[int, ...]:
+    """The array parameter called `name`, which must hold integers."""
+    values = array_param(layer, name)
+    require(all(isinstance(value, int) for value in values), f"{name} are not integers: {values}")
+    return tuple(int(value) for value in values)
