@@ -8,6 +8,7 @@ from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Step, WeightPiece
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Schedule
+from flexnn_ncnn.planning.problem import StepBlobs
 from flexnn_ncnn.profile import LayerProfile
 from param_tools.encoding import TABLE_ENTRIES, Encoding
 from param_tools.errors import UnsupportedLayerError
@@ -155,7 +156,7 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
     work = decided.workload
     profile = work.profile
     steps = tuple(
-        _step(model, layer, choice, blobs.sources)
+        _step(model, layer, choice, blobs)
         for layer, choice, blobs in zip(profile.layers, decided.chosen, work.blobs.steps, strict=True)
     )
     placements = tuple(
@@ -180,7 +181,7 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
     )
 
 
-def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, sources: tuple[str, ...]) -> Step:
+def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: StepBlobs) -> Step:
     kernel = choice.kernel if choice else "default"
     cost = next((cost for cost in layer.kernels if cost.kernel == kernel), None)
     parts = _parts(model, layer, choice) if choice else ()
@@ -189,16 +190,17 @@ def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, sources:
         layer_index=layer.index,
         type=layer.type,
         name=layer.name,
-        mode=layer.mode,
+        mode=blobs.mode,
         kernel=kernel,
         resident=choice.resident if choice else True,
         reads_raw=cost.reads_raw if cost else True,
         inputs=layer.inputs,
-        sources=sources,
+        sources=blobs.sources,
         outputs=layer.outputs,
         blob_axis=layer.blob_axis,
         parts=tuple(map(unpadded, parts)) if slabs else parts,
         slabs=slabs,
+        overwrites=blobs.overwrites,
         pad_value=model.model.layers[layer.index].float_param(_PAD_VALUE_ID) if slabs else 0.0,
     )
 

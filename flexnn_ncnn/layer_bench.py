@@ -25,6 +25,8 @@ from param_tools.shapes import BlobShape
 __all__ = ["KernelBench", "LayerRun", "Measured", "discover_outputs", "slab_cost"]
 
 _Clock = Callable[[], float]
+# layers that compute each value from the values at its own place alone
+_POINTWISE = ("BinaryOp", "Eltwise")
 _SENTINEL = np.uint8(0xA5)
 # a run this long is timed where it runs anyway, not once more
 _LONG_RUN_SECONDS = 0.02
@@ -44,6 +46,7 @@ class LayerRun:
     def __init__(self, layer: Layer, part: Part, kernel: str, options: RunOptions, source: WeightSource) -> None:
         option = native.make_option(options, kernel)
         arrays = source.load(part.pieces)
+        self.layer_type = layer.type
         self.loaded = native.LoadedLayer(layer.type, native.make_params(part.params), arrays, option, layer.name)
 
     def outputs(self, mode: str, bottoms: Sequence[native.Mat], tops: Sequence[BlobLayout]) -> list[tuple[Any, Any]]:
@@ -73,7 +76,9 @@ class LayerRun:
 
 def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat], blobs: Sequence[Blob]) -> None:
     """Compute a layer into blobs that are there already."""
-    if mode in LIST_MODES:
+    if mode == "overlay":
+        loaded.forward_list(list(bottoms), [blobs[0].mat])
+    elif mode in LIST_MODES:
         loaded.forward_list(list(bottoms), [output_mat(blob, mode) for blob in blobs])
     elif mode == "inplace":
         native.copy_blob(bottoms[0], blobs[0].mat)
@@ -104,7 +109,7 @@ def discover_outputs(
     """
     loaded = run.loaded
     if not loaded.takes_one_blob or len(bottoms) != 1 or len(shapes) != 1:
-        return _list_layouts(loaded, bottoms, shapes)
+        return _list_layouts(run.layer_type, loaded, bottoms, shapes)
     if loaded.works_in_place:
         return "inplace", [native.layout_of(bottoms[0])]
     top = native.empty_mat()
@@ -120,7 +125,7 @@ def discover_outputs(
 
 
 def _list_layouts(
-    loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], shapes: Sequence[BlobShape | None]
+    layer_type: str, loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], shapes: Sequence[BlobShape | None]
 ) -> tuple[str, list[BlobLayout]]:
     """The mode and the layouts in which a layer with several blobs writes to the outputs it is given.
 
@@ -138,9 +143,27 @@ def _list_layouts(
         for pack in packs:
             layouts = [_layout(shape, lane_bytes, pack) for shape in shapes if shape is not None]
             for mode in LIST_MODES if None not in layouts else ():
-                if _writes_to(loaded, mode, bottoms, [layout for layout in layouts if layout]):
-                    return mode, [layout for layout in layouts if layout]
+                found = [layout for layout in layouts if layout]
+                if _writes_to(loaded, mode, bottoms, found):
+                    overlays = layer_type in _POINTWISE and _may_overlay(loaded, bottoms, found)
+                    return ("overlay" if overlays else mode), found
     raise ProfileError(f"layer {loaded.name!r}: ncnn does not leave its outputs where it is told to")
+
+
+def _may_overlay(loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], tops: Sequence[BlobLayout]) -> bool:
+    """Whether the output may take the memory of either input: all lie alike, and the values come out the same."""
+    if len(tops) != 1 or any(native.layout_of(mat) != tops[0] for mat in bottoms):
+        return False
+    apart = Blob.alone(tops[0])
+    run_into(loaded, "list", bottoms, [apart])
+    for position in range(len(bottoms)):
+        over = Blob.alone(tops[0])
+        native.copy_blob(bottoms[position], over.mat)
+        mats = [over.mat if i == position else mat for i, mat in enumerate(bottoms)]
+        loaded.forward_list(mats, [over.mat])
+        if not np.array_equal(native.array_view(over.mat), native.array_view(apart.mat)):
+            return False
+    return True
 
 
 def _layout(shape: BlobShape, lane_bytes: int, elempack: int) -> BlobLayout | None:

@@ -11,7 +11,7 @@ __all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Step
 
 FORMAT_VERSION = 1
 
-MODES = ("forward", "fresh", "list", "list_4d", "inplace", "alias", "constant", "gather")
+MODES = ("forward", "fresh", "list", "list_4d", "overlay", "inplace", "alias", "constant", "gather")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Step:
         mode: how the output comes to be:
             "forward" written by the layer into its placement; "fresh" into memory of its own and copied there;
             "list" like "forward" with several blobs; "list_4d" the same, given as volumes of depth 1;
+            "overlay" like "list", over the memory of an input that nobody reads afterwards;
             "inplace" the input's memory overwritten; "alias" the output is the input seen differently;
             "constant" read from the file into its placement; "gather" Embed over the rows in use.
         kernel: a name in `flexnn_ncnn.options.KERNELS`.
@@ -125,6 +126,7 @@ class Step:
         parts: one, or the slices in order; none where no layer runs.
         slabs: rows to compute one after the other, or none to compute all at once; the parts then do not pad.
         pad_value: what padding is filled with.
+        overwrites: of an "overlay" the source whose memory the output takes.
     """
 
     layer_index: int
@@ -141,6 +143,7 @@ class Step:
     parts: tuple[Part, ...]
     slabs: tuple[Slab, ...]
     pad_value: float
+    overwrites: str = ""
 
     @property
     def weight_bytes(self) -> int:

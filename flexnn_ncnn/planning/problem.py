@@ -39,10 +39,12 @@ class StepBlobs:
     Attributes:
         mode: see `flexnn_ncnn.plan.Step`; an "inplace" layer that may not overwrite its input is given a copy.
         sources: per input the blob, or the name of a copy in the wanted layout.
+        overwrites: the source whose memory the output of an "overlay" takes.
     """
 
     mode: str
     sources: tuple[str, ...]
+    overwrites: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,18 @@ def blob_problem(profile: ModelProfile) -> BlobProblem:
                 create(sources[-1], wanted, step)
             else:
                 sources.append(blob)
+        over = ""
+        if layer.mode == "overlay":
+            over = next((s for s in sources if not _is_shared(s, step, root, lives, last_use)), "")
+        origin = over or (sources[0] if layer.mode in ("alias", "inplace") else "")
         for blob, layout in zip(layer.outputs, layer.output_layouts, strict=True):
-            if layer.mode in ("alias", "inplace") and sources[0] != blob:
-                layouts[blob], root[blob] = layout, root[sources[0]]
+            if origin and origin != blob:
+                layouts[blob], root[blob] = layout, root[origin]
             else:
                 create(blob, layout, step)
             extend(blob, last_use[blob])
-        steps.append(StepBlobs(layer.mode, tuple(sources)))
+        mode = "list" if layer.mode == "overlay" and not over else layer.mode
+        steps.append(StepBlobs(mode, tuple(sources), over))
     buffers = (_buffer(blob, layouts[blob], begin, end) for blob, (begin, end) in lives.items())
     return BlobProblem(tuple(buffers), tuple(steps))
 

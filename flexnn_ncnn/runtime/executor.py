@@ -142,6 +142,8 @@ class Executor:
             return _parts(step, runs, targets, whole, self._options["default"])
         (run,) = runs
         source = step.sources[0] if step.sources else ""
+        if step.mode == "overlay":
+            return _overlay(step, run)
         if step.mode in LIST_MODES:
             return self._list(step, run)
         (output,) = step.outputs
@@ -269,6 +271,17 @@ def _split(step: Step) -> _Action:
             mats[output] = mats[source]
 
     return split
+
+
+def _overlay(step: Step, run: Callable[[Callable[[native.LoadedLayer], None]], None]) -> _Action:
+    (output,) = step.outputs
+
+    def overlay(mats: _Mats) -> None:
+        bottoms, over = [mats[name] for name in step.sources], mats[step.overwrites]
+        run(lambda loaded: loaded.forward_list(bottoms, [over]))
+        mats[output] = over
+
+    return overlay
 
 
 def _parts(
