@@ -14,11 +14,11 @@ from param_tools.encoding import TABLE_ENTRIES, Encoding
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
-from param_tools.schema import COMMON_PARAMS, describe
+from param_tools.schema import COMMON_PARAMS, describe, int_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.registry import axes, take
 from param_tools.slicing.rule import ArrayTake, Axis
-from param_tools.slicing.window import Window, convolution_windows
+from param_tools.slicing.window import Window, convolution_windows, pooling_windows
 from param_tools.weights import WeightArray
 
 __all__ = [
@@ -31,9 +31,14 @@ __all__ = [
     "unpadded",
 ]
 
-# Convolution and ConvolutionDepthWise: pad_left, pad_top, pad_right, pad_bottom; pad_value
-_PAD_IDS = frozenset((4, 14, 15, 16))
-_PAD_VALUE_ID = 18
+# ids of pad_left, pad_top, pad_right, pad_bottom, and of a Pooling pad_mode, where 1 is none: what they become
+_UNPADDED = {
+    "Convolution": {4: 0, 14: 0, 15: 0, 16: 0},
+    "ConvolutionDepthWise": {4: 0, 14: 0, 15: 0, 16: 0},
+    "Pooling": {3: 0, 13: 0, 14: 0, 15: 0, 5: 1},
+}
+_PAD_VALUE_ID = 18  # of a convolution
+_LEAST_FLOAT = -3.4028234663852886e38  # pooling_x86.cpp: what padding is to a maximum
 _ENCODINGS = {
     Encoding.FP32_UNTAGGED: "fp32",
     Encoding.FP32: "fp32",
@@ -56,7 +61,7 @@ def streaming_axis(model: NcnnModel, index: int) -> Axis | None:
 
 
 def layer_slabs(layer: Layer, layout: BlobLayout, rows: int) -> tuple[Slab, ...]:
-    """A convolution cut into slabs of `rows` output rows; none where it cannot be, or one would do.
+    """A layer with windows cut into slabs of `rows` output rows; none where it cannot be, or one would do.
 
     Args:
         layer: the layer.
@@ -76,17 +81,30 @@ def layer_slabs(layer: Layer, layout: BlobLayout, rows: int) -> tuple[Slab, ...]
 
 
 def slab_windows(layer: Layer, layout: BlobLayout) -> tuple[Window, Window] | None:
-    """How the windows of a convolution slide over its input, or None for a layer that is not computed by slabs."""
-    if layer.type not in ("Convolution", "ConvolutionDepthWise") or layout.dims != 3 or len(layer.inputs) != 1:
+    """How the windows of a layer slide over its input, or None for a layer that is not computed by slabs."""
+    if layout.dims != 3 or len(layer.inputs) != 1:
         return None
     flat = layout.with_elempack(1)
-    return convolution_windows(layer, BlobShape(3, flat.w, flat.h, 1, flat.c))
+    shape = BlobShape(3, flat.w, flat.h, 1, flat.c)
+    if layer.type in ("Convolution", "ConvolutionDepthWise"):
+        return convolution_windows(layer, shape)
+    # an average may leave padding out of its count, a maximum cannot tell it from small values
+    if layer.type == "Pooling" and int_params(layer)["pooling_type"] == 0:
+        return pooling_windows(layer, shape)
+    return None
 
 
-def unpadded(part: Part) -> Part:
-    """A convolution's part that leaves padding to its caller."""
-    params = tuple((param_id, value) for param_id, value in part.params if param_id not in _PAD_IDS)
-    return replace(part, params=params)
+def unpadded(layer_type: str, part: Part) -> Part:
+    """A part of a layer with windows that leaves padding to its caller."""
+    replaced = _UNPADDED[layer_type]
+    params = tuple((param_id, value) for param_id, value in part.params if param_id not in replaced)
+    extra = tuple((param_id, value) for param_id, value in replaced.items() if value)
+    return replace(part, params=params + extra)
+
+
+def slab_padding(layer: Layer) -> float:
+    """The value that padding is filled with."""
+    return _LEAST_FLOAT if layer.type == "Pooling" else layer.float_param(_PAD_VALUE_ID)
 
 
 def layer_part(model: NcnnModel, index: int, axis: Axis | None = None, begin: int = 0, end: int = 1) -> Part:
@@ -198,10 +216,10 @@ def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: S
         sources=blobs.sources,
         outputs=layer.outputs,
         blob_axis=layer.blob_axis,
-        parts=tuple(map(unpadded, parts)) if slabs else parts,
+        parts=tuple(unpadded(layer.type, part) for part in parts) if slabs else parts,
         slabs=slabs,
         overwrites=blobs.overwrites,
-        pad_value=model.model.layers[layer.index].float_param(_PAD_VALUE_ID) if slabs else 0.0,
+        pad_value=slab_padding(model.model.layers[layer.index]) if slabs else 0.0,
     )
 
 

@@ -273,12 +273,13 @@ class _Walk:
         windows = slab_windows(layer, bench.inputs[0]) if bench.mode == "forward" and bench.inputs else None
         if windows is None or whole.run_peak_bytes < _SLABS_FROM_BYTES:
             return None
-        granularity = _WINOGRAD_ROWS if may_be_winograd(int_params(layer)) and kernel != "sgemm" else 1
+        winograd = layer.type == "Convolution" and kernel != "sgemm" and may_be_winograd(int_params(layer))
+        granularity = _WINOGRAD_ROWS if winograd else 1
         rows = align_up(-(-windows[1].outputs // _SLABS_MEASURED), granularity)
         slabs = layer_slabs(layer, bench.inputs[0], rows)
         if not slabs:
             return None
-        cut = bench.measure_like(whole, unpadded(part), kernel, tops, slabs)
+        cut = bench.measure_like(whole, unpadded(layer.type, part), kernel, tops, slabs)
         return slab_cost(whole, cut, slabs, granularity)
 
     def _compute(

@@ -70,7 +70,7 @@ def part_size(layer: LayerProfile, parts: int) -> int:
 def _all(layer: LayerProfile, read_seconds_per_byte: float) -> Iterator[Choice]:
     for cost in layer.kernels:
         if layer.raw_bytes == 0:
-            yield _weightless(layer, cost)
+            yield from (_weightless(layer, cost, slab_rows) for slab_rows in _slab_sizes(cost.slabs))
             continue
         for part_units in _part_sizes(layer):
             for slab_rows in _slab_sizes(cost.slabs):
@@ -97,9 +97,10 @@ def _slab_sizes(slabs: SlabCost | None) -> list[int]:
     return [0, *sorted({cut_evenly(slabs.rows, count, slabs.granularity) for count in counts} - {slabs.rows})]
 
 
-def _weightless(layer: LayerProfile, cost: KernelCost) -> Choice:
-    seconds = cost.compute_seconds.at(layer.units)
-    return Choice(cost.kernel, layer.units, 0, True, seconds, 0, int(cost.run_peak_bytes.at(layer.units)), 0, 0)
+def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice:
+    seconds = _compute_seconds(layer, cost, layer.units, slab_rows)
+    heap = int(_run_peak(cost, layer.units, slab_rows))
+    return Choice(cost.kernel, layer.units, slab_rows, True, seconds, 0, heap, 0, 0)
 
 
 def _run_peak(cost: KernelCost, part_units: int, slab_rows: int) -> float:
