@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Step, WeightPiece
+from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
@@ -174,8 +174,10 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
     work = decided.workload
     profile = work.profile
     steps = tuple(
-        _step(model, layer, choice, blobs)
-        for layer, choice, blobs in zip(profile.layers, decided.chosen, work.blobs.steps, strict=True)
+        _step(model, layer, choice, blobs) if len(members) == 1 else _chain(model, layer, members, choice, blobs)
+        for layer, members, choice, blobs in zip(
+            profile.layers, work.members, decided.chosen, work.blobs.steps, strict=True
+        )
     )
     placements = tuple(
         Placement(buffer.blob, buffer.layout, offset, buffer.begin, buffer.end)
@@ -220,6 +222,59 @@ def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: S
         slabs=slabs,
         overwrites=blobs.overwrites,
         pad_value=slab_padding(model.model.layers[layer.index]) if slabs else 0.0,
+    )
+
+
+def _chain(
+    model: NcnnModel,
+    layer: LayerProfile,
+    members: tuple[LayerProfile, ...],
+    choice: Choice | None,
+    blobs: StepBlobs,
+) -> Step:
+    """Layers joined to a chain: for every slab of the last one's rows, the rows that each before it computes."""
+    assert choice is not None
+    windows = []
+    for member in members:
+        found = slab_windows(model.model.layers[member.index], member.input_layouts[0])
+        assert found is not None
+        windows.append(found)
+    slabs: list[list[Slab]] = [[] for _ in members]
+    rows = windows[-1][1].outputs
+    for begin in range(0, rows, choice.slab_rows):
+        span = begin, min(begin + choice.slab_rows, rows)
+        for stage in reversed(range(len(members))):
+            across, down = windows[stage]
+            first, last, above, below = down.part(*span)
+            slabs[stage].append(Slab(*span, first, last, above, below, across.before, across.after))
+            span = first, last
+    stages = tuple(
+        Stage(
+            member.type,
+            member.name,
+            choice.kernel,
+            member.kernels[0].reads_raw,
+            slab_padding(model.model.layers[member.index]),
+            tuple(slabs[stage]),
+        )
+        for stage, member in enumerate(members)
+    )
+    return Step(
+        layer_index=layer.index,
+        type=layer.type,
+        name=layer.name,
+        mode=blobs.mode,
+        kernel=choice.kernel,
+        resident=choice.resident,
+        reads_raw=True,
+        inputs=layer.inputs,
+        sources=blobs.sources,
+        outputs=layer.outputs,
+        blob_axis="",
+        parts=tuple(unpadded(member.type, layer_part(model, member.index)) for member in members),
+        slabs=(),
+        pad_value=0.0,
+        stages=stages,
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Step", "WeightPiece"]
+__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Stage", "Step", "WeightPiece"]
 
 FORMAT_VERSION = 1
 
-MODES = ("forward", "fresh", "list", "list_4d", "overlay", "inplace", "alias", "constant", "gather")
+MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "inplace", "alias", "constant", "gather")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,28 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One layer of a chain.
+
+    Attributes:
+        type: ncnn's layer type.
+        name: for people.
+        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        reads_raw: see `Step`.
+        pad_value: what padding is filled with.
+        slabs: per slab of the chain the rows this layer computes; input rows count from the whole blob's first,
+            and what lies between two stages is exactly what the later one reads.
+    """
+
+    type: str
+    name: str
+    kernel: str
+    reads_raw: bool
+    pad_value: float
+    slabs: tuple[Slab, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One layer's turn.
 
@@ -111,7 +133,8 @@ class Step:
         type: ncnn's layer type.
         name: for people.
         mode: how the output comes to be:
-            "forward" written by the layer into its placement; "fresh" into memory of its own and copied there;
+            "forward" written by the layer into its placement; "chain" the same by several layers in a row, rows of
+            the blobs between them existing for one slab at a time; "fresh" into memory of its own and copied there;
             "list" like "forward" with several blobs; "list_4d" the same, given as volumes of depth 1;
             "overlay" like "list", over the memory of an input that nobody reads afterwards;
             "inplace" the input's memory overwritten; "alias" the output is the input seen differently;
@@ -127,6 +150,7 @@ class Step:
         slabs: rows to compute one after the other, or none to compute all at once; the parts then do not pad.
         pad_value: what padding is filled with.
         overwrites: of an "overlay" the source whose memory the output takes.
+        stages: of a "chain" its layers; `parts` has one for each, and `slabs` is empty.
     """
 
     layer_index: int
@@ -144,6 +168,7 @@ class Step:
     slabs: tuple[Slab, ...]
     pad_value: float
     overwrites: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def weight_bytes(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "KernelCost", "LayerProfile", "Linear", "ModelProfile", "SlabCost"]
+__all__ = ["FORMAT_VERSION", "KernelCost", "LayerProfile", "Linear", "ModelProfile", "RowWindow", "SlabCost"]
 
 FORMAT_VERSION = 1
 
@@ -26,6 +26,25 @@ class Linear:
     def at(self, units: int) -> float:
         """The cost of `units` units."""
         return self.fixed + self.per_unit * units
+
+
+@dataclass(frozen=True, slots=True)
+class RowWindow:
+    """The window of a layer as it slides down its input.
+
+    Attributes:
+        extent: input rows it spans.
+        stride: input rows from one output row to the next.
+        outputs: output rows.
+    """
+
+    extent: int
+    stride: int
+    outputs: int
+
+    def reads(self, rows: int) -> int:
+        """Input rows, padding among them, that `rows` output rows see."""
+        return (rows - 1) * self.stride + self.extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +109,7 @@ class LayerProfile:
         granularity: cuts lie at multiples of this.
         least_units: no slice computes fewer.
         blob_axis: the output's axis that units lie along, "" where it cannot be sliced.
+        window: of a layer that can be computed by slabs of output rows, else None.
         kernels: the ways to compute it, ncnn's own choice first.
     """
 
@@ -106,6 +126,7 @@ class LayerProfile:
     granularity: int
     least_units: int
     blob_axis: str
+    window: RowWindow | None
     kernels: tuple[KernelCost, ...]
 
 

@@ -20,7 +20,7 @@ from flexnn_ncnn.layer_bench import KernelBench, LayerRun, Measured, discover_ou
 from flexnn_ncnn.layout import BlobLayout, align_up
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, SlabCost
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, RowWindow, SlabCost
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import Blob
 from flexnn_ncnn.runtime.gather import gathered_rows
@@ -365,6 +365,7 @@ class _Walk:
             granularity=axis.granularity if axis else 1,
             least_units=axis.least_units if axis else 1,
             blob_axis=axis.blob_axis if axis else "",
+            window=_row_window(layer, input_layouts) if mode == "forward" else None,
             kernels=costs,
         )
 
@@ -372,6 +373,11 @@ class _Walk:
 def _shape_of(layout: BlobLayout) -> BlobShape:
     flat = layout.with_elempack(1)
     return BlobShape(flat.dims, flat.w, flat.h, flat.d, flat.c)
+
+
+def _row_window(layer: Layer, bottoms: Sequence[BlobLayout]) -> RowWindow | None:
+    windows = slab_windows(layer, bottoms[0]) if bottoms else None
+    return None if windows is None else RowWindow(windows[1].extent, windows[1].stride, windows[1].outputs)
 
 
 def _extent(layout: BlobLayout, axis: str, units: int) -> BlobLayout:

@@ -9,13 +9,14 @@ import numpy as np
 
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
-__all__ = ["Choice", "choices", "cut_evenly", "part_size"]
+__all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_peak", "undominated"]
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
 # ncnn's widest packing
 _LANES = 16
-_SLAB_SECONDS = 15e-6
+# and its share of one slab
+SLAB_SECONDS = 15e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Choice:
 
 def choices(layer: LayerProfile, read_seconds_per_byte: float) -> tuple[Choice, ...]:
     """Every way to run `layer` that is not worse than another in all respects."""
-    return _undominated(list(dict.fromkeys(_all(layer, read_seconds_per_byte))))
+    return undominated(list(dict.fromkeys(_all(layer, read_seconds_per_byte))))
 
 
 def cut_evenly(units: int, parts: int, granularity: int) -> int:
@@ -99,11 +100,11 @@ def _slab_sizes(slabs: SlabCost | None) -> list[int]:
 
 def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice:
     seconds = _compute_seconds(layer, cost, layer.units, slab_rows)
-    heap = int(_run_peak(cost, layer.units, slab_rows))
+    heap = int(run_peak(cost, layer.units, slab_rows))
     return Choice(cost.kernel, layer.units, slab_rows, True, seconds, 0, heap, 0, 0)
 
 
-def _run_peak(cost: KernelCost, part_units: int, slab_rows: int) -> float:
+def run_peak(cost: KernelCost, part_units: int, slab_rows: int) -> float:
     """Workspace of a part computed by slabs: that of the measured part shrinks with rows as measured."""
     whole = cost.run_peak_bytes.at(part_units)
     if not slab_rows or cost.slabs is None:
@@ -116,7 +117,7 @@ def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, sla
     seconds = parts * (cost.compute_seconds.fixed + _PART_SECONDS) + layer.units * cost.compute_seconds.per_unit
     if slab_rows and cost.slabs is not None:
         count = -(-cost.slabs.rows // slab_rows)
-        seconds += count * (cost.slabs.seconds_per_slab + parts * _SLAB_SECONDS)
+        seconds += count * (cost.slabs.seconds_per_slab + parts * SLAB_SECONDS)
     return seconds
 
 
@@ -130,7 +131,7 @@ def _streamed(
         + layer.units * cost.load_seconds.per_unit
         + layer.raw_bytes * read_seconds_per_byte
     )
-    saved = cost.run_peak_bytes.at(part_units) - _run_peak(cost, part_units, slab_rows)
+    saved = cost.run_peak_bytes.at(part_units) - run_peak(cost, part_units, slab_rows)
     heap = max(cost.load_peak_bytes.at(part_units), cost.stream_peak_bytes.at(part_units) - saved)
     raw = -(-layer.raw_bytes * part_units // layer.units)
     return Choice(cost.kernel, part_units, slab_rows, False, seconds, 0, int(heap), raw, 0)
@@ -144,11 +145,11 @@ def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows:
         kept += layer.raw_bytes
     transient = cost.load_peak_bytes.at(part_units) - cost.kept_bytes.at(part_units)
     raw = 0 if cost.reads_raw else layer.raw_bytes * part_units / layer.units
-    heap = int(_run_peak(cost, part_units, slab_rows))
+    heap = int(run_peak(cost, part_units, slab_rows))
     return Choice(cost.kernel, part_units, slab_rows, True, seconds, int(kept), heap, 0, int(max(0, transient) + raw))
 
 
-def _undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
+def undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
     """Those that no other beats or equals in everything while beating it in something."""
     facts = np.array([(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.load_bytes) for c in found])
     at_least = (facts[:, None, :] <= facts[None, :, :]).all(axis=2)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.arena import place
+from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
 from flexnn_ncnn.planning.residency import Selection, select, smallest
-from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
 __all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "workload"]
 
@@ -19,18 +20,22 @@ class Workload:
     """What planning needs of a profile, the same for every budget.
 
     Attributes:
-        profile: what was measured.
+        profile: what was measured; layers joined to a chain are one layer.
+        members: per layer of `profile` the measured layers it stands for.
         blobs: buffers and how steps use them.
         offsets: per buffer its place in the arena.
         arena_bytes: size of the arena.
         choices: per layer the ways to run it.
+        chained: the same network with ever more layers joined to chains, for smaller arenas.
     """
 
     profile: ModelProfile
+    members: tuple[tuple[LayerProfile, ...], ...]
     blobs: BlobProblem
     offsets: tuple[int, ...]
     arena_bytes: int
     choices: tuple[tuple[Choice, ...], ...]
+    chained: tuple[Workload, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +63,26 @@ class Schedule:
 
 def workload(profile: ModelProfile) -> Workload:
     """The part of planning that no budget changes."""
+    plain, *chained = (_workload(level) for level in chain_levels(profile))
+    return replace(plain, chained=tuple(chained))
+
+
+def _workload(level: ChainedProfile) -> Workload:
+    profile = level.profile
     blobs = blob_problem(profile)
     offsets, arena_bytes = place(blobs.buffers)
     # layers that differ in their weights alone have the same choices
     known: dict[object, tuple[Choice, ...]] = {}
     found = []
-    for layer in profile.layers:
+    for layer, members in zip(profile.layers, level.members, strict=True):
+        if len(members) > 1:
+            found.append(chain_choices(members, profile.read_seconds_per_byte))
+            continue
         key = (layer.mode, layer.raw_bytes, layer.units, layer.granularity, layer.least_units, layer.kernels)
         if key not in known:
             known[key] = choices(layer, profile.read_seconds_per_byte) if layer.kernels else ()
         found.append(known[key])
-    return Workload(profile, blobs, offsets, arena_bytes, tuple(found))
+    return Workload(profile, level.members, blobs, offsets, arena_bytes, tuple(found))
 
 
 def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
@@ -82,23 +96,35 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     Raises:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
+    found = [_fastest(level, budget_bytes, base_bytes) for level in (work, *work.chained)]
+    fitting = [one for one in found if one is not None]
+    if not fitting:
+        least, culprit = smallest_budget(work, base_bytes)
+        raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
+    return min(fitting, key=lambda one: one.predicted_seconds)
+
+
+def _fastest(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule | None:
+    """The fastest schedule of these layers as they are joined."""
     rows = [index for index, found in enumerate(work.choices) if found]
     memory = budget_bytes - base_bytes - work.arena_bytes
     selection = select([work.choices[i] for i in rows], memory, work.arena_bytes, _result_bytes(work.profile))
-    if selection is None:
-        least, culprit = smallest_budget(work, base_bytes)
-        raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
-    return _schedule(work, budget_bytes, base_bytes, rows, selection)
+    return None if selection is None else _schedule(work, budget_bytes, base_bytes, rows, selection)
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
     """The least budget that works, and the layer that sets it."""
+    least, culprit = min(map(_smallest, (work, *work.chained)), key=lambda one: one[0])
+    return least + base_bytes, culprit
+
+
+def _smallest(work: Workload) -> tuple[int, str]:
     rows = [index for index, found in enumerate(work.choices) if found]
     least, row = smallest([work.choices[i] for i in rows], _result_bytes(work.profile))
     weights_first = least > work.arena_bytes
     layer = work.profile.layers[rows[row] if weights_first and rows else _widest_step(work)]
     what = "weights and workspace" if weights_first else "blobs"
-    return least + work.arena_bytes + base_bytes, f"layer {layer.name!r} ({layer.type}, {what})"
+    return least + work.arena_bytes, f"layer {layer.name!r} ({layer.type}, {what})"
 
 
 def _result_bytes(profile: ModelProfile) -> int:

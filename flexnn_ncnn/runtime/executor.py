@@ -17,7 +17,7 @@ from flexnn_ncnn.plan import Part, Plan, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
-from flexnn_ncnn.runtime.slabs import SlabViews, forward_slabs, slab_views
+from flexnn_ncnn.runtime.slabs import SlabViews, forward_chain, forward_slabs, slab_views
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource
 
@@ -116,7 +116,7 @@ class Executor:
             return self._gather(step)
         if step.mode == "alias" and not step.parts:
             return _split(step)
-        compute = self._compute(step)
+        compute = self._chain(step) if step.mode == "chain" else self._compute(step)
         copies = [(a, b) for a, b in zip(step.inputs, step.sources, strict=True) if a != b]
         if not copies:
             return compute
@@ -180,6 +180,43 @@ class Executor:
 
         return forward
 
+    def _chain(self, step: Step) -> _Action:
+        """Layers computed slab by slab, all of them loaded meanwhile."""
+        (output,), (source,) = step.outputs, step.sources
+        top, option = self._blobs[output].mat, self._options["default"]
+        loads = [
+            self._loader(stage.type, stage.name, stage.reads_raw, self._options[stage.kernel], part)
+            for stage, part in zip(step.stages, step.parts, strict=True)
+        ]
+        kept = [load() for load in loads] if step.resident else []
+        self._resident.extend(kept)
+
+        def chain(mats: _Mats) -> None:
+            self._reserve.ensure_whole()
+            begin = time.perf_counter()
+            loaded = kept or [load() for load in loads]
+            if not kept:
+                self.trace.loaded(step.weight_bytes, time.perf_counter() - begin)
+            forward_chain(loaded, step.stages, mats[source], top, option)
+            for layer in () if kept else loaded:
+                layer.close()
+            mats[output] = top
+
+        return chain
+
+    def _loader(
+        self, layer_type: str, name: str, reads_raw: bool, option: native.Option, part: Part
+    ) -> Callable[[], native.LoadedLayer]:
+        params, source = native.make_params(part.params), self._source
+
+        def load() -> native.LoadedLayer:
+            loaded = native.LoadedLayer(layer_type, params, source.load(part.pieces), option, name)
+            if not reads_raw:
+                loaded.release_raw()
+            return loaded
+
+        return load
+
     def _list(self, step: Step, run: Callable[[Callable[[native.LoadedLayer], None]], None]) -> _Action:
         blobs = [self._blobs[name] for name in step.outputs]
         tops = [output_mat(blob, step.mode) for blob in blobs]
@@ -194,15 +231,8 @@ class Executor:
 
     def _runner(self, step: Step, part: Part) -> Callable[[Callable[[native.LoadedLayer], None]], None]:
         """A function that has the part loaded while it calls another."""
-        params, option, trace = native.make_params(part.params), self._options[step.kernel], self.trace
-        source, release = self._source, not step.reads_raw
-
-        def load() -> native.LoadedLayer:
-            loaded = native.LoadedLayer(step.type, params, source.load(part.pieces), option, step.name)
-            if release:
-                loaded.release_raw()
-            return loaded
-
+        load = self._loader(step.type, step.name, step.reads_raw, self._options[step.kernel], part)
+        trace = self.trace
         if step.resident:
             kept = load()
             self._resident.append(kept)

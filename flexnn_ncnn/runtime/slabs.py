@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.plan import Slab
+from flexnn_ncnn.plan import Slab, Stage
 from flexnn_ncnn.runtime import native
 
-__all__ = ["SlabViews", "forward_slabs", "slab_views"]
+__all__ = ["SlabViews", "forward_chain", "forward_slabs", "slab_views"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,37 @@ def forward_slabs(
         loaded.forward(rows, computed)
         if computed.elempack != view.top.elempack:  # ncnn packs by the part's own number of outputs
             native.repack(computed, view.top)
+
+
+def forward_chain(
+    loaded: Sequence[native.LoadedLayer],
+    stages: Sequence[Stage],
+    bottom: native.Mat,
+    top: native.Mat,
+    option: native.Option,
+) -> None:
+    """Compute several layers in a row, slab by slab through all of them.
+
+    Args:
+        loaded: the layers, loaded without padding.
+        stages: what each computes of every slab.
+        bottom: the whole input of the first.
+        top: the whole output of the last; written in place.
+        option: for the padded copies.
+    """
+    for number in range(len(stages[0].slabs)):
+        rows = native.rows_of(bottom, stages[0].slabs[number].first, stages[0].slabs[number].last)
+        for layer, stage in zip(loaded, stages, strict=True):
+            slab = stage.slabs[number]
+            if slab.is_padded:
+                rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, stage.pad_value, option)
+            if stage is stages[-1]:
+                target = native.rows_of(top, slab.begin, slab.end)
+                computed = native.same_memory(target)
+                layer.forward(rows, computed)
+                if computed.elempack != target.elempack:
+                    native.repack(computed, target)
+            else:
+                computed = native.empty_mat()
+                layer.forward(rows, computed)
+                rows = computed
