@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.assemble import layer_part, layer_slabs, slab_windows, streaming_axis, unpadded
 from flexnn_ncnn.errors import InputError, ProfileError
+from flexnn_ncnn.kernel_candidates import candidate_kernels
 from flexnn_ncnn.layer_bench import KernelBench, LayerRun, Measured, discover_outputs, slab_cost
 from flexnn_ncnn.layout import BlobLayout, align_up
 from flexnn_ncnn.options import RunOptions
@@ -208,7 +209,7 @@ class _Walk:
         if axis is not None:
             unit_bytes = max(1, raw_bytes // axis.units)
             spans = cuts(axis.units, axis.granularity, unit_bytes, self._limits.part_bytes, axis.least_units, axis.odd)
-        kernels = _kernels(layer, self._options)
+        kernels = candidate_kernels(layer, self._options)
         parts = [layer_part(self._model, index, axis, begin, end) for begin, end in spans]
         with LayerRun(layer, parts[0], kernels[0], self._options, self._source) as run:
             bottoms = [self._as_wanted(blob, run.loaded, kernels[0]) for blob in layer.inputs]
@@ -389,19 +390,3 @@ def _extent(layout: BlobLayout, axis: str, units: int) -> BlobLayout:
 def _flat_cost(seconds: float, held_bytes: int) -> KernelCost:
     nothing, held = Linear(0.0, 0.0), Linear(float(held_bytes), 0.0)
     return KernelCost("default", False, nothing, Linear(seconds, 0.0), nothing, held, held, held, None)
-
-
-def _kernels(layer: Layer, options: RunOptions) -> tuple[str, ...]:
-    """The kernels worth measuring, ncnn's own choice first."""
-    params = int_params(layer)
-    if params.get("int8_scale_term"):
-        return ("default",)
-    if layer.type == "InnerProduct" and not options.fp16 and not options.bf16:
-        # GEMV is bound by memory: packing gains nothing and costs a copy of the weights
-        return ("in_place",)
-    if layer.type != "Convolution" or (params["kernel_w"], params["kernel_h"]) == (1, 1):
-        return ("default",)
-    winograd = (params["kernel_w"], params["kernel_h"]) == (3, 3) and all(
-        params[name] == 1 for name in ("stride_w", "stride_h", "dilation_w", "dilation_h")
-    )
-    return ("default", "winograd23", "sgemm") if winograd else ("default",)
