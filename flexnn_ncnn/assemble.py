@@ -9,7 +9,7 @@ from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPie
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
-from flexnn_ncnn.profile import LayerProfile
+from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from param_tools.encoding import TABLE_ENTRIES, Encoding
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
@@ -26,6 +26,7 @@ __all__ = [
     "layer_part",
     "layer_slabs",
     "slab_windows",
+    "stock_plan",
     "streaming_axis",
     "typed_params",
     "unpadded",
@@ -198,6 +199,26 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         predicted_peak_bytes=decided.predicted_peak_bytes,
         predicted_seconds=decided.predicted_seconds,
         resident_bytes=decided.kept_bytes,
+    )
+
+
+def stock_plan(profile: ModelProfile, budget_bytes: int, predicted_peak_bytes: int, predicted_seconds: float) -> Plan:
+    """The plan of a budget that holds everything: stock ncnn, nothing streamed."""
+    return Plan(
+        model_id=profile.model_id,
+        machine=profile.machine,
+        budget_bytes=budget_bytes,
+        options=profile.options,
+        vehicle="net",
+        inputs=profile.inputs,
+        outputs=profile.outputs,
+        steps=(),
+        placements=(),
+        arena_bytes=0,
+        heap_bytes=0,
+        predicted_peak_bytes=predicted_peak_bytes,
+        predicted_seconds=predicted_seconds,
+        resident_bytes=sum(layer.raw_bytes for layer in profile.layers),
     )
 
 

@@ -12,7 +12,7 @@ from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
 from flexnn_ncnn.planning.residency import Selection, select, smallest
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
-__all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "workload"]
+__all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,24 @@ def _smallest(work: Workload) -> tuple[int, str]:
     layer = work.profile.layers[rows[row] if weights_first and rows else _widest_step(work)]
     what = "weights and workspace" if weights_first else "blobs"
     return least + work.arena_bytes, f"layer {layer.name!r} ({layer.type}, {what})"
+
+
+def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:
+    """What stock ncnn should need and take with everything resident: bytes, and seconds of one inference.
+
+    Rough for the bytes: stock's pools keep freed blobs of other sizes. A trial must tell.
+    """
+    kept = loading = workspace = seconds = 0.0
+    for layer in work.profile.layers:
+        if not layer.kernels:
+            continue
+        cost = layer.kernels[0]
+        layer_kept = cost.kept_bytes.at(layer.units) + (layer.raw_bytes if cost.reads_raw else 0)
+        loading = max(loading, layer.raw_bytes + cost.load_peak_bytes.at(layer.units) - layer_kept)
+        workspace = max(workspace, cost.run_peak_bytes.at(layer.units))
+        kept += layer_kept
+        seconds += cost.compute_seconds.at(layer.units)
+    return int(base_bytes + kept + max(loading, work.arena_bytes + workspace)), seconds
 
 
 def _result_bytes(profile: ModelProfile) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
+from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Part, Plan, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
+from flexnn_ncnn.runtime.inputs import checked_inputs
 from flexnn_ncnn.runtime.slabs import SlabViews, forward_chain, forward_slabs, slab_views
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource
@@ -67,10 +67,7 @@ class Executor:
         """
         begin = time.perf_counter()
         self.trace.restart()
-        arrays = {blob: self._input(blob, layout, inputs) for blob, layout in self.plan.inputs}
-        for name in inputs:
-            if name not in arrays:
-                raise InputError(f"the network has no input blob {name!r}", hint=f"it has {', '.join(arrays)}")
+        arrays = checked_inputs(self.plan.inputs, inputs)
         mats = {blob: native.mat_from_array(array) for blob, array in arrays.items()}
         for action in self._actions:
             action(mats)
@@ -95,18 +92,6 @@ class Executor:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    @staticmethod
-    def _input(blob: str, layout: BlobLayout, inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        if blob not in inputs:
-            raise InputError(f"no input is given for blob {blob!r}")
-        array = np.ascontiguousarray(inputs[blob])
-        if array.shape != layout.numpy_shape or array.itemsize != 4:
-            raise InputError(
-                f"input {blob!r} is {array.dtype} {array.shape}, planned for 4-byte {layout.numpy_shape}",
-                hint="give that shape, or plan for yours",
-            )
-        return array
 
     def _compile(self, step: Step) -> _Action:
         """The step as a function of the blobs that exist."""

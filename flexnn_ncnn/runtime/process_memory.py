@@ -19,6 +19,11 @@ class GrowthMeter:
 
     def __init__(self) -> None:
         self._idle_bytes = resident_bytes()
+        self.exact = False
+        self.forget_peak()
+
+    def forget_peak(self) -> None:
+        """Let the peak start again from what is resident now; the idle process stays what it was."""
         self.exact = _STATUS.exists() and reset_peak()
 
     def peak_bytes(self) -> int:

@@ -154,7 +154,7 @@ def convert(source: Mat, target: Mat, option: Option) -> None:
         packed = target if source.elempack == target.elempack else ncnn.Mat()
         cast(source, packed, option)
     if packed.elempack != target.elempack:
-        ncnn.convert_packing(packed, target, target.elempack, option)
+        _repack(packed, target, option)
 
 
 _CASTS = {
@@ -196,9 +196,17 @@ def same_memory(mat: Mat) -> Mat:
     return ncnn.Mat(mat)
 
 
+def _repack(source: Mat, target: Mat, option: Option) -> None:
+    if source.dims > 1:
+        ncnn.convert_packing(source, target, target.elempack, option)
+        return
+    # A vector is the same bytes however it is packed: ncnn would make the target another name for the source.
+    np.copyto(array_view(target).reshape(-1), array_view(source).reshape(-1))
+
+
 def repack(source: Mat, target: Mat) -> None:
     """Copy a blob into one of the same values that packs them differently."""
-    ncnn.convert_packing(source, target, target.elempack, _SERIAL)
+    _repack(source, target, _SERIAL)
 
 
 def fill_blob(mat: Mat, values: npt.NDArray[Any]) -> None:

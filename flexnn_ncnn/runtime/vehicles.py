@@ -1,0 +1,66 @@
+"""The two vehicles that execute a plan: layers on their own, or one stock ncnn.Net."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.executor import Executor
+from flexnn_ncnn.runtime.inputs import checked_inputs
+from flexnn_ncnn.runtime.trace import Trace
+
+__all__ = ["StockVehicle", "Vehicle", "open_plan"]
+
+
+class StockVehicle:
+    """A plan whose budget holds everything: stock ncnn as it is, every weight resident.
+
+    Args:
+        plan: of vehicle "net".
+        param_path, bin_path: the model.
+
+    Raises:
+        NcnnError: ncnn cannot load it.
+    """
+
+    def __init__(self, plan: Plan, param_path: str | os.PathLike[str], bin_path: str | os.PathLike[str]) -> None:
+        self.plan = plan
+        self.trace = Trace()
+        self._net = native.StockNet(os.fspath(param_path), os.fspath(bin_path), plan.options)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """One inference; arguments, result and errors as `Executor.run`."""
+        begin = time.perf_counter()
+        self.trace.restart()
+        results = self._net.run(checked_inputs(self.plan.inputs, inputs), self.plan.outputs)
+        self.trace.seconds = time.perf_counter() - begin
+        return results
+
+    def close(self) -> None:
+        """Free the network."""
+        self._net.close()
+
+    def __enter__(self) -> StockVehicle:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+Vehicle = Executor | StockVehicle
+
+
+def open_plan(plan: Plan, param_path: str | os.PathLike[str], bin_path: str | os.PathLike[str]) -> Vehicle:
+    """Load what a plan keeps resident, in the vehicle it names.
+
+    Raises:
+        ModelFormatError: the files cannot be read, or are not the plan's.
+        NcnnError: ncnn refuses a layer.
+    """
+    return StockVehicle(plan, param_path, bin_path) if plan.vehicle == "net" else Executor(plan, bin_path)
