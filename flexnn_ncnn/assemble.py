@@ -184,6 +184,11 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         Placement(buffer.blob, buffer.layout, offset, buffer.begin, buffer.end)
         for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
     )
+    begins = {placement.blob: placement.offset_bytes for placement in placements}
+    placements += tuple(
+        Placement(one.blob, one.layout, begins[one.parent] + one.offset_bytes, one.begin, one.end, one.parent)
+        for one in work.blobs.nested
+    )
     return Plan(
         model_id=profile.model_id,
         machine=profile.machine,
@@ -225,7 +230,7 @@ def stock_plan(profile: ModelProfile, budget_bytes: int, predicted_peak_bytes: i
 def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: StepBlobs) -> Step:
     kernel = choice.kernel if choice else "default"
     cost = next((cost for cost in layer.kernels if cost.kernel == kernel), None)
-    parts = _parts(model, layer, choice) if choice else ()
+    parts = _parts(model, layer, choice) if choice and blobs.mode != "join" else ()
     slabs = _slabs(model, layer, choice)
     return Step(
         layer_index=layer.index,

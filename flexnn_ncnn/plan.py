@@ -11,7 +11,7 @@ __all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Stag
 
 FORMAT_VERSION = 1
 
-MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "inplace", "alias", "constant", "gather")
+MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class Placement:
         layout: how it lies there.
         offset_bytes: from the arena's begin.
         begin, end: the steps it exists in, half-open.
+        within: the blob it is a part of, whose bytes it shares, or "".
     """
 
     blob: str
@@ -95,6 +96,7 @@ class Placement:
     offset_bytes: int
     begin: int
     end: int
+    within: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -138,6 +140,7 @@ class Step:
             "list" like "forward" with several blobs; "list_4d" the same, given as volumes of depth 1;
             "overlay" like "list", over the memory of an input that nobody reads afterwards;
             "inplace" the input's memory overwritten; "alias" the output is the input seen differently;
+            "join" the inputs were written into their places in the output, nothing is left to do;
             "constant" read from the file into its placement; "gather" Embed over the rows in use.
         kernel: a name in `flexnn_ncnn.options.KERNELS`.
         resident: loaded once and kept, or loaded again in each inference.

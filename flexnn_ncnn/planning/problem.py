@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout, align_up
-from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout, align_up, part_view
+from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
-__all__ = ["ALIGNMENT_BYTES", "BlobProblem", "Buffer", "StepBlobs", "blob_problem", "live_bytes"]
+__all__ = ["ALIGNMENT_BYTES", "BlobProblem", "Buffer", "NestedBlob", "StepBlobs", "blob_problem", "live_bytes"]
 
 # ncnn loads packed blobs with aligned instructions
 ALIGNMENT_BYTES = 64
@@ -33,6 +33,26 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class NestedBlob:
+    """A blob that is written straight into its place in a larger one.
+
+    Attributes:
+        blob: its name.
+        layout: its own layout.
+        parent: the larger blob.
+        offset_bytes: from the parent's first byte.
+        begin, end: the steps it exists in, half-open.
+    """
+
+    blob: str
+    layout: BlobLayout
+    parent: str
+    offset_bytes: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepBlobs:
     """What one layer is given and how it leaves its output.
 
@@ -49,22 +69,32 @@ class StepBlobs:
 
 @dataclass(frozen=True, slots=True)
 class BlobProblem:
-    """All buffers of a network, to be placed in one arena."""
+    """All buffers of a network, to be placed in one arena, and the blobs that lie within other blobs' buffers."""
 
     buffers: tuple[Buffer, ...]
+    nested: tuple[NestedBlob, ...]
     steps: tuple[StepBlobs, ...]
 
 
 def blob_problem(profile: ModelProfile) -> BlobProblem:
     """Resolve aliases, copies and lifetimes of a profiled network.
 
-    A blob that shares another's memory ("alias", "inplace", Split) extends its life. What the caller feeds is not
-    ours to place or to overwrite.
+    A blob that shares another's memory ("alias", "inplace", Split) extends its life; so does one that is a part of a
+    Concat's output. What the caller feeds is not ours to place or to overwrite.
     """
+    joined, inside = _joins(profile)
     layouts: dict[str, BlobLayout] = dict(profile.inputs)
     root = {blob: blob for blob in layouts}
     last_use = _last_uses(profile)
     lives: dict[str, tuple[int, int]] = {}
+    nested: list[NestedBlob] = []
+
+    def create_part(blob: str, layout: BlobLayout, step: int) -> None:
+        parent, offset_bytes = inside[blob]
+        if parent not in lives:
+            create(parent, joined[parent], step)
+        layouts[blob], root[blob] = layout, parent
+        nested.append(NestedBlob(blob, layout, parent, offset_bytes, step, last_use[blob]))
 
     def create(blob: str, layout: BlobLayout, step: int) -> None:
         layouts[blob], root[blob], lives[blob] = layout, blob, (step, step + 1)
@@ -93,13 +123,60 @@ def blob_problem(profile: ModelProfile) -> BlobProblem:
         for blob, layout in zip(layer.outputs, layer.output_layouts, strict=True):
             if origin and origin != blob:
                 layouts[blob], root[blob] = layout, root[origin]
-            else:
+            elif blob in inside:
+                create_part(blob, layout, step)
+            elif blob not in joined:
                 create(blob, layout, step)
             extend(blob, last_use[blob])
         mode = "list" if layer.mode == "overlay" and not over else layer.mode
+        mode = "join" if layer.outputs[0] in joined else mode
         steps.append(StepBlobs(mode, tuple(sources), over))
     buffers = (_buffer(blob, layouts[blob], begin, end) for blob, (begin, end) in lives.items())
-    return BlobProblem(tuple(buffers), tuple(steps))
+    return BlobProblem(tuple(buffers), tuple(nested), tuple(steps))
+
+
+def _joins(profile: ModelProfile) -> tuple[dict[str, BlobLayout], dict[str, tuple[str, int]]]:
+    """The Concats whose inputs can be written straight into their output.
+
+    Returns:
+        Output -> its layout, and input -> (output, offset in bytes).
+    """
+    makers = {blob: layer for layer in profile.layers for blob in layer.outputs}
+    readers: dict[str, int] = {}
+    for layer in profile.layers:
+        for blob in layer.inputs:
+            readers[blob] = readers.get(blob, 0) + 1
+    joined: dict[str, BlobLayout] = {}
+    inside: dict[str, tuple[str, int]] = {}
+    for layer in profile.layers:
+        makes = [makers.get(blob) for blob in layer.inputs]
+        alone = all(
+            maker is not None and maker.mode in ("forward", "chain") and readers[blob] == 1
+            for maker, blob in zip(makes, layer.inputs, strict=True)
+        )
+        offsets = _channel_offsets(layer) if alone and layer.type == "Concat" else None
+        if offsets is None or set(layer.inputs) & set(profile.outputs):
+            continue
+        left = [maker.output_layouts[0] for maker in makes if maker is not None]
+        if left != list(layer.input_layouts):
+            continue  # a copy in another layout is made anyway
+        (output,) = layer.outputs
+        joined[output] = layer.output_layouts[0]
+        inside.update({blob: (output, offset) for blob, offset in zip(layer.inputs, offsets, strict=True)})
+    return joined, inside
+
+
+def _channel_offsets(layer: LayerProfile) -> list[int] | None:
+    """Where the inputs of a Concat by channels lie in its output, in bytes; None for any other."""
+    whole, begin, offsets = layer.output_layouts[0], 0, []
+    for part in layer.input_layouts:
+        same_plane = (part.dims, part.w, part.h, part.elempack) == (3, whole.w, whole.h, whole.elempack)
+        view = part_view(whole, "c", begin, begin + part.packed_extent) if same_plane and whole.dims == 3 else None
+        if view is None or view.layout != part:
+            return None
+        offsets.append(view.offset_bytes)
+        begin += part.packed_extent
+    return offsets if begin == whole.packed_extent else None
 
 
 def _buffer(blob: str, layout: BlobLayout, begin: int, end: int) -> Buffer:

@@ -99,6 +99,8 @@ class Executor:
             return self._constant(step)
         if step.mode == "gather":
             return self._gather(step)
+        if step.mode == "join":
+            return _joined(step, self._blobs[step.outputs[0]])
         if step.mode == "alias" and not step.parts:
             return _split(step)
         compute = self._chain(step) if step.mode == "chain" else self._compute(step)
@@ -286,6 +288,15 @@ def _split(step: Step) -> _Action:
             mats[output] = mats[source]
 
     return split
+
+
+def _joined(step: Step, whole: Blob) -> _Action:
+    (output,) = step.outputs
+
+    def joined(mats: _Mats) -> None:
+        mats[output] = whole.mat
+
+    return joined
 
 
 def _overlay(step: Step, run: Callable[[Callable[[native.LoadedLayer], None]], None]) -> _Action:
