@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 def main() -> int:
     """Answer requests until stdin ends."""
-    return serve({"prepare": _prepare})
+    return serve({"prepare": _prepare, "profile": _profile_only})
 
 
 def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -49,6 +49,19 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             if trials.base_bytes:
                 cache.write_base(trials.base_bytes)
     write_plan(plan, cache.plan_path(request.budget_bytes))
+    return {}
+
+
+def _profile_only(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Profile the model at "param" and "bin" for "inputs", into the cache in "folder", whatever is there."""
+    options = RunOptions(**message["options"])
+    request = Request(Path(message["param"]), Path(message["bin"]), 0, options)
+    inputs = {blob: np.load(path) for blob, path in message["inputs"].items()}
+    cache = PlanCache.of(request, inputs, Path(message["folder"]))
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with open_model(request.param_path, request.bin_path) as model:
+        check_fit(model.model, inputs)
+        _profile(model, request, inputs, cache, progress)
     return {}
 
 
