@@ -74,14 +74,18 @@ def empty_mat() -> Mat:
 
 
 def mat_from_array(array: npt.NDArray[Any]) -> Mat:
-    """A Mat over `array` without a copy; the caller keeps the array alive.
+    """A Mat over `array`, which the caller keeps alive; a copy only where ncnn could not read it as it lies.
+
+    ncnn begins every channel at a multiple of 16 bytes, and some layers count on it: Slice takes channels by that step,
+    Eltwise loads aligned.
 
     Args:
         array: C-contiguous, 1 to 4 dimensions, outermost first (c, d, h, w); 1-, 2- or 4-byte items.
     """
     if not array.flags.c_contiguous or not 1 <= array.ndim <= 4:
         raise NcnnError(f"an array of {array.ndim} dimensions, contiguous or not, cannot be viewed as a Mat")
-    return ncnn.Mat(array)
+    mat = ncnn.Mat(array)
+    return mat if mat.cstep == layout_of(mat).cstep else mat.clone()
 
 
 def mat_to_array(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
