@@ -127,7 +127,7 @@ def blob_problem(profile: ModelProfile) -> BlobProblem:
                 create_part(blob, layout, step)
             elif blob not in joined:
                 create(blob, layout, step)
-            extend(blob, last_use[blob])
+            extend(blob, min(last_use[blob], len(profile.layers)))
         mode = "list" if layer.mode == "overlay" and not over else layer.mode
         mode = "join" if layer.outputs[0] in joined else mode
         steps.append(StepBlobs(mode, tuple(sources), over))
@@ -184,14 +184,14 @@ def _buffer(blob: str, layout: BlobLayout, begin: int, end: int) -> Buffer:
 
 
 def _last_uses(profile: ModelProfile) -> dict[str, int]:
-    """Blob -> the step after its last reader; outputs live to the end."""
+    """Blob -> the step after its last reader; the caller reads outputs after the last step."""
     uses: dict[str, int] = {}
     for step, layer in enumerate(profile.layers):
         for blob in layer.outputs:
             uses[blob] = step + 1
         for blob in layer.inputs:
             uses[blob] = step + 1
-    uses.update({blob: len(profile.layers) for blob in profile.outputs})
+    uses.update({blob: len(profile.layers) + 1 for blob in profile.outputs})
     return uses
 
 
