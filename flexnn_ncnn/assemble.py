@@ -56,6 +56,8 @@ def streaming_axis(model: NcnnModel, index: int) -> Axis | None:
     """The axis a layer is cut along: every slice's weights are one run of bytes per array."""
     layer = model.model.layers[index]
     for axis in axes(layer):
+        if axis.name == "channels" and axis.units != int_params(layer)["num_output"]:
+            continue  # its units are groups of several channels, not values along the blob's axis
         if axis.name in ("outputs", "channels") and all(map(_is_contiguous, *_takes(model, index, axis))):
             return axis
     return None
@@ -85,6 +87,9 @@ def slab_windows(layer: Layer, layout: BlobLayout) -> tuple[Window, Window] | No
     """How the windows of a layer slide over its input, or None for a layer that is not computed by slabs."""
     if layout.dims != 3 or len(layer.inputs) != 1:
         return None
+    params = int_params(layer)
+    if layer.type == "ConvolutionDepthWise" and params["group"] != params["num_output"]:
+        return None  # ncnn computes groups on their own, and takes their channels to lie as in a blob of a slab's size
     flat = layout.with_elempack(1)
     shape = BlobShape(3, flat.w, flat.h, 1, flat.c)
     if layer.type in ("Convolution", "ConvolutionDepthWise"):

@@ -10,22 +10,41 @@ from flexnn_ncnn.runtime import native
 
 __all__ = ["SlabViews", "forward_chain", "forward_slabs", "slab_views"]
 
+# ncnn begins every channel of its own blobs at such an address (mat.h, cstep)
+_CHANNEL_ALIGNMENT_BYTES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class SlabViews:
-    """One slab with the rows it reads and the rows it writes, as blobs in the memory of the whole ones."""
+    """One slab with the rows it reads and the rows it writes, as blobs in the memory of the whole ones.
+
+    Attributes:
+        slab: which rows.
+        bottom: what it reads, before padding.
+        top: what it writes.
+        reads_aligned: `bottom` begins as ncnn's own blobs do.
+        writes_aligned: `top` does.
+    """
 
     slab: Slab
     bottom: native.Mat
     top: native.Mat
+    reads_aligned: bool
+    writes_aligned: bool
 
 
 def slab_views(slabs: Sequence[Slab], bottom: native.Mat, top: native.Mat) -> list[SlabViews]:
     """The slabs of a layer from `bottom` to `top`, or to those channels of it that the layer computes."""
-    return [
-        SlabViews(slab, native.rows_of(bottom, slab.first, slab.last), native.rows_of(top, slab.begin, slab.end))
-        for slab in slabs
-    ]
+    views = []
+    for slab in slabs:
+        reads, writes = native.rows_of(bottom, slab.first, slab.last), native.rows_of(top, slab.begin, slab.end)
+        views.append(SlabViews(slab, reads, writes, _is_aligned(reads), _is_aligned(writes)))
+    return views
+
+
+def _is_aligned(mat: native.Mat) -> bool:
+    """Whether aligned instructions may be used on every channel, as some activations do."""
+    return native.data_address(mat) % _CHANNEL_ALIGNMENT_BYTES == 0
 
 
 def forward_slabs(
@@ -41,11 +60,13 @@ def forward_slabs(
     """
     for view in views:
         slab, rows = view.slab, view.bottom
-        if slab.is_padded:
+        if slab.is_padded or not view.reads_aligned:
             rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, pad_value, option)
-        computed = native.same_memory(view.top)
+        computed = native.same_memory(view.top) if view.writes_aligned else native.empty_mat()
         loaded.forward(rows, computed)
-        if computed.elempack != view.top.elempack:  # ncnn packs by the part's own number of outputs
+        if not view.writes_aligned and computed.elempack == view.top.elempack:
+            native.copy_blob(computed, view.top)
+        elif computed.elempack != view.top.elempack:  # ncnn packs by the part's own number of outputs
             native.repack(computed, view.top)
 
 
