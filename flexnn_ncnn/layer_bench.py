@@ -142,11 +142,10 @@ def _list_layouts(
     for lane_bytes in lanes:
         for pack in packs:
             layouts = [_layout(shape, lane_bytes, pack) for shape in shapes if shape is not None]
-            for mode in LIST_MODES if None not in layouts else ():
-                found = [layout for layout in layouts if layout]
-                if _writes_to(loaded, mode, bottoms, found):
-                    overlays = layer_type in _POINTWISE and _may_overlay(loaded, bottoms, found)
-                    return ("overlay" if overlays else mode), found
+            for mode in LIST_MODES:
+                if _writes_to(loaded, mode, bottoms, layouts):
+                    overlays = layer_type in _POINTWISE and _may_overlay(loaded, bottoms, layouts)
+                    return ("overlay" if overlays else mode), layouts
     raise ProfileError(f"layer {loaded.name!r}: ncnn does not leave its outputs where it is told to")
 
 
@@ -166,9 +165,11 @@ def _may_overlay(loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], tops
     return True
 
 
-def _layout(shape: BlobShape, lane_bytes: int, elempack: int) -> BlobLayout | None:
+def _layout(shape: BlobShape, lane_bytes: int, most_elempack: int) -> BlobLayout:
+    """The shape packed as far as it divides: Slice packs each of its outputs for itself."""
     flat = BlobLayout(shape.dims, shape.w, shape.h, shape.d, shape.c, lane_bytes, 1)
-    return flat.with_elempack(elempack) if flat.packed_extent % elempack == 0 else None
+    packs = (pack for pack in native.LANES if pack <= most_elempack and flat.packed_extent % pack == 0)
+    return flat.with_elempack(next(packs, 1))
 
 
 def _writes_to(
