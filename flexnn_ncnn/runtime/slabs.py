@@ -60,8 +60,10 @@ def forward_slabs(
     """
     for view in views:
         slab, rows = view.slab, view.bottom
-        if slab.is_padded or not view.reads_aligned:
+        if slab.is_padded:
             rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, pad_value, option)
+        elif not view.reads_aligned:
+            rows = native.copy_of(rows)
         computed = native.same_memory(view.top) if view.writes_aligned else native.empty_mat()
         loaded.forward(rows, computed)
         if not view.writes_aligned and computed.elempack == view.top.elempack:

@@ -22,6 +22,7 @@ __all__ = [
     "channels_of",
     "convert",
     "copy_blob",
+    "copy_of",
     "data_address",
     "empty_mat",
     "fill_blob",
@@ -193,6 +194,11 @@ def padded(mat: Mat, above: int, below: int, left: int, right: int, value: float
     return ncnn.copy_make_border(
         src=mat, top=above, bottom=below, left=left, right=right, type=constant, v=value, opt=option
     )
+
+
+def copy_of(mat: Mat) -> Mat:
+    """A copy in memory of ncnn's own, every channel aligned."""
+    return mat.clone()
 
 
 def same_memory(mat: Mat) -> Mat:
