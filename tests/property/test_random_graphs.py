@@ -1,0 +1,29 @@
+"""Whatever network, budget and choice of kernels: the executor answers what stock ncnn answers."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flexnn_ncnn.options import RunOptions
+from tests.integration.pipeline import assert_close, budgets, prepared
+from tests.property.random_graphs import Graph, graphs
+
+# of the largest output: other kernels add up in another order, and an activation may clip what was large before
+TOLERANCE = 1e-3
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graphs(), st.data())
+def test_any_plan_answers_what_stock_ncnn_answers(graph: Graph, data: st.DataObject) -> None:
+    options = RunOptions(data.draw(st.sampled_from([1, 2]), "threads"), packing=data.draw(st.booleans(), "packing"))
+    part_bytes = data.draw(st.sampled_from([20_000, 16_000_000]), "bytes of weights held while profiling")
+    with prepared(graph.with_splits(), graph.feeds(), options, part_bytes=part_bytes, cut_all=True) as found:
+        stock = found.stock()
+        for budget_bytes in budgets(found.least_bytes, 2_000_000, 3):
+            assert_close(found.run(found.plan(budget_bytes)), stock, TOLERANCE)
+        chosen = [
+            data.draw(st.sampled_from(choices), f"choice of layer {i}") if choices else None
+            for i, choices in enumerate(found.work.choices)
+        ]
+        assert_close(found.run(found.plan_of(chosen)), stock, TOLERANCE)
