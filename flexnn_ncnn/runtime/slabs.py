@@ -64,12 +64,16 @@ def forward_slabs(
             rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, pad_value, option)
         elif not view.reads_aligned:
             rows = native.copy_of(rows)
-        computed = native.same_memory(view.top) if view.writes_aligned else native.empty_mat()
-        loaded.forward(rows, computed)
-        if not view.writes_aligned and computed.elempack == view.top.elempack:
-            native.copy_blob(computed, view.top)
-        elif computed.elempack != view.top.elempack:  # ncnn packs by the part's own number of outputs
-            native.repack(computed, view.top)
+        _forward_into(loaded, rows, view.top, view.writes_aligned)
+
+
+def _forward_into(loaded: native.LoadedLayer, rows: native.Mat, top: native.Mat, is_aligned: bool) -> None:
+    computed = native.same_memory(top) if is_aligned else native.empty_mat()
+    loaded.forward(rows, computed)
+    if computed.elempack != top.elempack:  # ncnn packs by the part's own number of outputs
+        native.repack(computed, top)
+    elif not is_aligned:
+        native.copy_blob(computed, top)
 
 
 def forward_chain(
@@ -90,16 +94,15 @@ def forward_chain(
     """
     for number in range(len(stages[0].slabs)):
         rows = native.rows_of(bottom, stages[0].slabs[number].first, stages[0].slabs[number].last)
+        if not stages[0].slabs[number].is_padded and not _is_aligned(rows):
+            rows = native.copy_of(rows)
         for layer, stage in zip(loaded, stages, strict=True):
             slab = stage.slabs[number]
             if slab.is_padded:
                 rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, stage.pad_value, option)
             if stage is stages[-1]:
                 target = native.rows_of(top, slab.begin, slab.end)
-                computed = native.same_memory(target)
-                layer.forward(rows, computed)
-                if computed.elempack != target.elempack:
-                    native.repack(computed, target)
+                _forward_into(layer, rows, target, _is_aligned(target))
             else:
                 computed = native.empty_mat()
                 layer.forward(rows, computed)
