@@ -24,6 +24,11 @@ SUBCOMMANDS = {
         "flexnn_ncnn.cli.inspect:inspect", "Show a model's layers and weights, and what can be sliced."
     ),
     "run": Subcommand("flexnn_ncnn.cli.run:run", "Run a model once within a memory budget."),
+    "profile": Subcommand("flexnn_ncnn.cli.profile:profile", "Measure a model layer by layer on this machine."),
+    "schedule": Subcommand(
+        "flexnn_ncnn.cli.schedule:schedule", "Plan a model within a memory budget, without running it."
+    ),
+    "plan": Subcommand("flexnn_ncnn.cli.schedule:plan", "The same as 'flexnn schedule'."),
     "compare": Subcommand("flexnn_ncnn.cli.compare:compare", "Compare with stock ncnn: time, memory, and the answer."),
     "slice": Subcommand("flexnn_ncnn.cli.slice:command", "Cut layers with many weights into slices."),
     "convert": Subcommand("flexnn_ncnn.cli.convert:command", "Store a model's weights as fp16, or as fp32 again."),

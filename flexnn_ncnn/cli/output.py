@@ -9,7 +9,7 @@ import click
 
 from flexnn_ncnn.errors import InputError
 
-__all__ = ["force_option", "new_model_option", "refuse_overwriting"]
+__all__ = ["check_folder", "force_option", "new_model_option", "refuse_existing", "refuse_overwriting"]
 
 
 def _param_path(context: click.Context, parameter: click.Parameter, value: Any) -> Path:
@@ -48,3 +48,26 @@ def refuse_overwriting(param_path: Path, overwrite: bool, *suffixes: str) -> Non
     for path in (param_path, *(param_path.with_suffix(suffix) for suffix in (".bin", *suffixes))):
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already", hint="give another name, or --force to replace it")
+
+
+def refuse_existing(path: Path | None, overwrite: bool) -> None:
+    """Checks, where a file is to be written, that it does not exist.
+
+    Raises:
+        InputError: it does and may not be replaced, or its folder does not.
+    """
+    if path is None:
+        return
+    check_folder(path.parent)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already", hint="give another name, or --force to replace it")
+
+
+def check_folder(folder: Path | None) -> None:
+    """Checks, where files are to be written, that the folder exists.
+
+    Raises:
+        InputError: it does not.
+    """
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", hint="make it first")
