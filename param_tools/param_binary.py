@@ -37,6 +37,7 @@ _REGISTRY = (
     "Shrink RMSNorm Spectrogram InverseSpectrogram Flip SDPA RotaryEmbed "
 )
 TYPE_NAMES = tuple(_REGISTRY.split())
+_TYPE_INDICES = {name: index for index, name in enumerate(TYPE_NAMES)}
 _CUSTOM_BIT = 256
 _CUSTOM_PREFIX = "CustomLayer"
 _STRING_ID = -23400
@@ -196,8 +197,8 @@ def _blob_numbers(model: Model) -> Mapping[str, int]:
 
 
 def _type_index(layer_type: str, customs: dict[str, int]) -> int:
-    if layer_type in LAYERS:
-        return TYPE_NAMES.index(layer_type)
+    if layer_type in _TYPE_INDICES:
+        return _TYPE_INDICES[layer_type]
     number = layer_type[len(_CUSTOM_PREFIX) :]
     if layer_type.startswith(_CUSTOM_PREFIX) and number.isdecimal() and int(number) < _CUSTOM_BIT:
         return _CUSTOM_BIT | int(number)
