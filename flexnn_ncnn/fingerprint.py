@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from param_tools.errors import ModelFormatError
+from param_tools.files import open_regular
 
 __all__ = ["machine_fingerprint", "model_identity"]
 
@@ -42,7 +43,7 @@ def model_identity(param_path: str | os.PathLike[str], bin_path: str | os.PathLi
     digest = hashlib.sha256()
     for path, whole in ((param_path, True), (bin_path, False)):
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 digest.update(size.to_bytes(8, "little"))
                 if whole:

@@ -45,7 +45,11 @@ def check_fit(model: Model, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
             reason = found.reasons[layer.outputs[0]]
         if reason:
             given = ", ".join(f"{blob} {'x'.join(map(str, array.shape))}" for blob, array in inputs.items())
-            raise InputError(f"the network cannot take inputs of this shape ({given}): {reason}")
+            batch = any(array.ndim == 4 and array.shape[0] == 1 for array in inputs.values())
+            raise InputError(
+                f"the network cannot take inputs of this shape ({given}): {reason}",
+                hint="leave the batch dimension out" if batch else "",
+            )
 
 
 def _wrong_channels(layer: Layer, shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from flexnn_ncnn.errors import InputError
 from flexnn_ncnn.zoo.entry import InputSpec
 from flexnn_ncnn.zoo.inputs import sample_blob
+from param_tools.files import open_regular
 from param_tools.graph import Model
 from param_tools.shapes import BlobShape, infer_shapes
 
@@ -54,6 +55,7 @@ def load_array(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     """
     where = os.fspath(path)
     try:
+        open_regular(where).close()
         # Mapped, so that a header that lies about the shape is found out before memory is taken for it.
         found = np.load(where, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -95,7 +97,7 @@ def as_blob(spec: InputSpec, value: Any) -> npt.NDArray[Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:  # a ragged list
-        raise InputError(f"input {spec.blob!r} is no array: {error}") from error
+        raise InputError(f"input {spec.blob!r} is no array", hint="its rows differ in length") from error
     if array.dtype.kind not in "fiu":
         raise InputError(
             f"input {spec.blob!r} is an array of {array.dtype}, which no network takes", hint=f"give {spec.dtype}"
@@ -145,7 +147,7 @@ def _ids_below(model: Model, blob: str) -> int:
 
 def _as_floats(spec: InputSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        floats = np.array(array, np.float32, order="C")
+        floats = np.ascontiguousarray(array, np.float32)
     if array.dtype.itemsize > 4 and (np.isinf(floats) & np.isfinite(array)).any():
         raise InputError(f"input {spec.blob!r} has values that float32 cannot hold", hint="scale it")
     return floats
@@ -156,7 +158,7 @@ def _as_ids(spec: InputSpec, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         raise InputError(f"input {spec.blob!r} takes ids, not {array.dtype}", hint="give an array of int32")
     if array.min() < _INT32.min or array.max() > _INT32.max:
         raise InputError(f"input {spec.blob!r} has ids that int32 cannot hold", hint=f"ids go to {spec.ids_below - 1}")
-    return np.array(array, np.int32, order="C")
+    return np.ascontiguousarray(array, np.int32)
 
 
 def _require_input(blob: str, known: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
 from flexnn_ncnn.formats import read_plan, read_profile
@@ -83,8 +84,6 @@ def prepare(
 
 def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
     """Have a child process make the plan."""
-    from flexnn_ncnn.children import Worker, saved_arrays
-
     with saved_arrays(inputs) as saved, Worker("flexnn_ncnn.preparation_worker", "profiling the model") as worker:
         worker.ask(
             "prepare",

@@ -60,10 +60,11 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
     Raises:
         FlexnnError: as `prepare`.
     """
+    meter = GrowthMeter()
     plan, _ = prepare(request, inputs, progress)
     gc.collect()
     heap.trim()  # what preparing freed is not the model's to use unseen
-    meter = GrowthMeter()
+    meter.forget_peak()
     with Executor(plan, request.bin_path) as executor:
         outputs = executor.run(inputs)
         peak_bytes = meter.peak_bytes()

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 
 from param_tools.check import check_model
-from param_tools.errors import FlexnnError, ModelFormatError
+from param_tools.errors import FlexnnError, ModelFormatError, UnsupportedLayerError
 from param_tools.files import atomic_write, open_regular, settle
 from param_tools.graph import Model
 from param_tools.param_binary import is_binary, parse_param_binary
@@ -92,6 +92,8 @@ def open_model(
         # A layer's parameters are wrong: it knows its line, we know the file.
         problem = error.message.removeprefix(f"line {error.line}: ")
         raise ModelFormatError(problem, path=param_path, line=error.line, hint=error.hint) from error
+    except UnsupportedLayerError as error:
+        raise UnsupportedLayerError(f"{os.fspath(param_path)}: {error.message}", hint=error.hint) from error
     return NcnnModel(model, weights, Path(param_path), weights_path)
 
 

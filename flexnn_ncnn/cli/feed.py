@@ -79,7 +79,7 @@ def read_feed(model: str, files: ModelFiles, inputs: tuple[str, ...], image: Pat
         return Feed({specs[0].blob: picture}, str(image))
     if entry and not shapes:
         return Feed(sample_input(entry), f"the zoo's sample for {entry.name}")
-    return Feed(sample_arrays(specs, model), "noise, as nothing is given with --input or --image")
+    return Feed(sample_arrays(specs, model), "noise (no --input, no --image)")
 
 
 def _paths(inputs: tuple[str, ...], specs: tuple[InputSpec, ...]) -> dict[str, str]:
