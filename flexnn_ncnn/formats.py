@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from flexnn_ncnn import plan, profile
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import ModelProfile
 from param_tools.errors import FlexnnError, FormatVersionError
 
@@ -28,7 +29,12 @@ Record = TypeVar("Record")
 
 
 def write_plan(value: Plan, path: str | os.PathLike[str]) -> None:
-    """Write a plan, replacing the file as a whole."""
+    """Write a plan, replacing the file as a whole.
+
+    Raises:
+        PlanError: it breaks a rule.
+    """
+    validate_plan(value)
     _write(value, _PLAN, plan.FORMAT_VERSION, path)
 
 
@@ -37,9 +43,11 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
     Raises:
         FormatVersionError: another release's format.
-        PlanError: not a plan, or a damaged one.
+        PlanError: not a plan, a damaged one, or one that breaks a rule.
     """
-    return _read(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
+    found = _read(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
+    validate_plan(found)
+    return found
 
 
 def write_profile(value: ModelProfile, path: str | os.PathLike[str]) -> None:

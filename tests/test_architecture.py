@@ -31,6 +31,8 @@ ALLOWED = {
     "flexnn_ncnn": ("flexnn_ncnn", "param_tools", "numpy"),
     **dict.fromkeys(RECORDS, (*RECORDS, "param_tools", "numpy")),
     "flexnn_ncnn.units": ("param_tools.errors",),
+    # Proves every plan it reads or writes.
+    "flexnn_ncnn.formats": (*RECORDS, "flexnn_ncnn.planning.validate", "param_tools", "numpy"),
     "flexnn_ncnn.planning": (*RECORDS, "flexnn_ncnn.planning", "param_tools.errors", "numpy"),
     # Independent of what it checks.
     "flexnn_ncnn.planning.validate": (*RECORDS, "param_tools.errors", "numpy"),

@@ -20,6 +20,7 @@ from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan, Step
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, workload
+from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.profiler import ProfileLimits, profile_model
 from flexnn_ncnn.runtime.executor import Executor
@@ -55,7 +56,7 @@ class Prepared:
         return smallest_budget(self.work, 0)[0]
 
     def plan(self, budget_bytes: int = AMPLE_BYTES) -> Plan:
-        return assemble_plan(self.opened, schedule(self.work, budget_bytes, 0))
+        return self._valid(assemble_plan(self.opened, schedule(self.work, budget_bytes, 0)))
 
     def plan_of(self, chosen: Sequence[Choice | None]) -> Plan:
         """A plan with a choice of the test's own for every layer."""
@@ -64,7 +65,11 @@ class Prepared:
         heap_bytes = max((choice.heap_bytes for choice in made), default=0)
         kept_bytes = sum(choice.kept_bytes for choice in made)
         changed: Schedule = replace(decided, chosen=tuple(chosen), heap_bytes=heap_bytes, kept_bytes=kept_bytes)
-        return assemble_plan(self.opened, changed)
+        return self._valid(assemble_plan(self.opened, changed))
+
+    def _valid(self, plan: Plan) -> Plan:
+        validate_plan(plan, self.opened.bin_path.stat().st_size)
+        return plan
 
     def run(self, plan: Plan, inputs: Arrays | None = None) -> dict[str, Array]:
         with Executor(plan, self.opened.bin_path) as executor:
@@ -103,7 +108,8 @@ def prepared_files(
     options = options or RunOptions()
     limits = ProfileLimits(part_bytes, rounds=1)
     with open_model(param_path) as opened:
-        with mock.patch.multiple(profiler, **dict.fromkeys(_CUT_FROM, 1) if cut_all else {}):
+        thresholds = {name: 1 if cut_all else getattr(profiler, name) for name in _CUT_FROM}
+        with mock.patch.multiple(profiler, **thresholds):
             profile = profile_model(opened, "model", "machine", inputs, options, limits)
         yield Prepared(opened, options, inputs, profile, workload(profile))
 
