@@ -133,15 +133,11 @@ def compare_models(
         Worker(task="stock ncnn") as stock,
         Worker(task="running the plan") as flexnn,
     ):
+        param, weights = str(request.param_path), str(request.bin_path)
         stock_open = stock.ask(
-            "open",
-            inputs=saved,
-            param=str(request.param_path),
-            bin=str(request.bin_path),
-            options=asdict(request.options),
-            outputs=plan.outputs,
+            "open", inputs=saved, param=param, bin=weights, options=asdict(request.options), outputs=plan.outputs
         )
-        flexnn_open = flexnn.ask("open", inputs=saved, plan=str(plan_path), bin=str(request.bin_path))
+        flexnn_open = flexnn.ask("open", inputs=saved, param=param, bin=weights, plan=str(plan_path))
         stock_runs, flexnn_runs = _rounds(stock, flexnn, rounds, progress)
         stock_outputs, flexnn_outputs = (_outputs(worker, plan.outputs) for worker in (stock, flexnn))
     stock_side = Measured(**_summary(stock_open, stock_runs))

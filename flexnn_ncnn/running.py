@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from flexnn_ncnn.preparation import Progress, Request, prepare
 from flexnn_ncnn.runtime import heap
-from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
+from flexnn_ncnn.runtime.vehicles import open_plan
 
 __all__ = ["RunReport", "run_model"]
 
@@ -65,8 +65,8 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
     gc.collect()
     heap.trim()  # what preparing freed is not the model's to use unseen
     meter.forget_peak()
-    with Executor(plan, request.bin_path) as executor:
-        outputs = executor.run(inputs)
+    with open_plan(plan, request.param_path, request.bin_path) as vehicle:
+        outputs = vehicle.run(inputs)
         peak_bytes = meter.peak_bytes()
         return RunReport(
             budget_bytes=request.budget_bytes,
@@ -74,8 +74,8 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
             predicted_peak_bytes=plan.predicted_peak_bytes,
             peak_bytes=peak_bytes,
             peak_exact=meter.exact,
-            seconds=executor.trace.seconds,
-            weights_streamed_bytes=executor.trace.streamed_bytes,
+            seconds=vehicle.trace.seconds,
+            weights_streamed_bytes=vehicle.trace.streamed_bytes,
             weights_resident_bytes=plan.resident_bytes,
             outputs=outputs,
         )

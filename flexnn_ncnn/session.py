@@ -14,8 +14,8 @@ from flexnn_ncnn.model_inputs import as_blobs, input_specs
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.preparation import Progress, Request, prepare
-from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.trace import Trace
+from flexnn_ncnn.runtime.vehicles import Vehicle, open_plan
 from flexnn_ncnn.units import parse_size
 from param_tools.model_io import default_bin_path, open_model
 
@@ -64,7 +64,7 @@ class Session:
 
     def __init__(self, request: Request, cache_dir: Path | None, progress: Progress | None) -> None:
         self._request, self._cache_dir, self._progress = request, cache_dir, progress
-        self._executor: Executor | None = None
+        self._vehicle: Vehicle | None = None
         self._shapes: _Shapes = {}
         self._closed = False
         with open_model(request.param_path, request.bin_path) as model:
@@ -133,22 +133,22 @@ class Session:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _prepared(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Executor:
+    def _prepared(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Vehicle:
         if self._closed:
             raise UsageError("the session is closed", hint="open another one")
         shapes = {blob: (array.shape, array.dtype.str) for blob, array in arrays.items()}
-        if self._executor is None or shapes != self._shapes:
+        if self._vehicle is None or shapes != self._shapes:
             self._release()
             plan, _ = prepare(self._request, arrays, self._progress, folder=self._cache_dir)
-            self._executor, self._shapes = Executor(plan, self._request.bin_path), shapes
-        return self._executor
+            self._vehicle, self._shapes = open_plan(plan, self._request.param_path, self._request.bin_path), shapes
+        return self._vehicle
 
-    def _running(self) -> Executor:
-        if self._executor is None:
+    def _running(self) -> Vehicle:
+        if self._vehicle is None:
             raise PlanError("the session has no plan yet", hint="run it, or call prepare with the inputs first")
-        return self._executor
+        return self._vehicle
 
     def _release(self) -> None:
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
+        if self._vehicle is not None:
+            self._vehicle.close()
+            self._vehicle = None

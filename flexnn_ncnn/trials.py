@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import assemble_plan
+from flexnn_ncnn.assemble import assemble_plan, stock_plan
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.formats import write_plan
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget
+from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, stock_forecast
 from flexnn_ncnn.runtime import process_memory
 from param_tools.model_io import NcnnModel
 
@@ -61,6 +61,9 @@ class Trials:
         Raises:
             BudgetError: there is none.
         """
+        stock = self._stock(budget_bytes, base_bytes)
+        if stock is not None:
+            return stock
         best: Plan | None = None
         smallest_bytes = 0
         for trial in range(_TRIALS):
@@ -94,6 +97,15 @@ class Trials:
             raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
         return best
 
+    def _stock(self, budget_bytes: int, base_bytes: int) -> Plan | None:
+        """The plan that is stock ncnn with everything resident, where the budget holds that."""
+        forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
+        if forecast_bytes > budget_bytes:
+            return None
+        plan = stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
+        peak_bytes = self._try(plan)
+        return replace(plan, predicted_peak_bytes=peak_bytes) if peak_bytes + _NOISE_BYTES <= budget_bytes else None
+
     def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
         """The schedule of the smallest budget: trying it shows whether less would do."""
         least, _ = smallest_budget(self._work, base_bytes)
@@ -107,9 +119,10 @@ class Trials:
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"
             write_plan(plan, path)
+            param, weights = str(self._model.param_path), str(self._model.bin_path)
             for _ in range(_TRIAL_PROCESSES):
                 with Worker(task="trying the plan") as worker:
-                    worker.ask("open", inputs=inputs, plan=str(path), bin=str(self._model.bin_path))
+                    worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights)
                     peaks += [int(worker.ask("run")["peak_bytes"]) for _ in range(_TRIAL_RUNS)]
         return max(peaks)
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from flexnn_ncnn.formats import read_plan
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.serving import Progress, serve
+from flexnn_ncnn.runtime.vehicles import open_plan
 
 __all__ = ["main"]
 
@@ -43,11 +43,11 @@ class _Worker:
         self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
         begin = time.perf_counter()
         if "plan" in request:
-            executor = Executor(read_plan(request["plan"]), request["bin"])
-            self._run = executor.run
-            resident = executor.plan.resident_bytes
+            vehicle = open_plan(read_plan(request["plan"]), request["param"], request["bin"])
+            self._run = vehicle.run
+            resident = vehicle.plan.resident_bytes
             self._counters = lambda: {
-                "streamed_bytes": executor.trace.streamed_bytes,
+                "streamed_bytes": vehicle.trace.streamed_bytes,
                 "resident_bytes": resident,
             }
         else:
