@@ -1,8 +1,7 @@
 """The one table of ncnn's layer types: parameter ids, names, defaults and ordered weight arrays.
 
-Everything that reads, writes, slices or documents a model asks this table. The rows are data, in the
-order of ncnn's own registry (the position is ncnn's type index); `docs/formats/ncnn-model.md` is
-generated from it.
+Everything that reads, writes, slices or documents a model asks this table. Its rows are data (`schema_weighted`,
+`schema_weightless`); `docs/formats/ncnn-model.md` is generated from it.
 
 Notation of a parameter list: ``"0 num_output, 11 kernel_h=kernel_w, 18 pad_value=0., 10 activation_params=[]"``,
 that is ``id name=default``. The default says the kind: nothing or an expression over earlier parameters is an
@@ -12,13 +11,13 @@ over parameter names too, so the table is also its own documentation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from functools import cache
-from types import CodeType, MappingProxyType
-from typing import Any
+from types import MappingProxyType
 
 from param_tools.errors import ModelFormatError, UnsupportedLayerError
 from param_tools.graph import Layer, Scalar
+from param_tools.schema_expression import REST, dimensions, evaluate
 from param_tools.schema_types import ArraySchema, ArraySpec, LayerSchema, ParamSchema
 from param_tools.schema_weighted import WEIGHTED
 from param_tools.schema_weightless import WEIGHTLESS
@@ -84,16 +83,6 @@ def describe(layer: Layer) -> LayerSchema:
     return found
 
 
-@cache
-def _compiled(expression: str) -> CodeType:
-    return compile(expression.strip(), f"<schema: {expression}>", "eval")
-
-
-def _evaluate(expression: str, values: Mapping[str, Any]) -> Any:
-    # The expressions are this package's own constants; only numbers from the file flow through them.
-    return eval(_compiled(expression), {"__builtins__": {}}, values)
-
-
 def int_params(layer: Layer) -> dict[str, int]:
     """Every integer parameter of `layer` by name, defaults filled in."""
     values: dict[str, int] = {}
@@ -102,7 +91,7 @@ def int_params(layer: Layer) -> dict[str, int]:
             if param.id in layer.params:
                 values[param.name] = layer.int_param(param.id)
             else:
-                values[param.name] = _evaluate(param.default, values)
+                values[param.name] = evaluate(param.default, values)
     return values
 
 
@@ -116,7 +105,12 @@ def float_param(layer: Layer, name: str) -> float:
     param = describe(layer).param(name)
     if param.id in layer.params:
         return layer.float_param(param.id)
-    return float(_evaluate(param.default, int_params(layer)))
+    try:
+        return float(evaluate(param.default, int_params(layer)))
+    except (ArithmeticError, TypeError) as error:  # a root of a negative number is complex, no float
+        raise ModelFormatError(
+            f"layer {layer.name!r} ({layer.type}): its parameters give no {name}", line=layer.line or None
+        ) from error
 
 
 def array_param(layer: Layer, name: str) -> tuple[int | float, ...]:
@@ -148,7 +142,7 @@ def array_specs(layer: Layer) -> tuple[ArraySpec, ...]:
     if not arrays:
         return ()
     values = int_params(layer)
-    return tuple(_spec(layer, array, values) for array in arrays if not array.when or _evaluate(array.when, values))
+    return tuple(_spec(layer, array, values) for array in arrays if not array.when or evaluate(array.when, values))
 
 
 def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArraySpec:
@@ -156,15 +150,15 @@ def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArrayS
         dims = _dimensions(array, values)
     except ZeroDivisionError:
         dims = (0,)
-    load = _evaluate(array.load, values)
+    load = evaluate(array.load, values)
     if load not in (0, 1, *_PACKED_LOADS):
         raise ModelFormatError(
             f"layer {layer.name!r} ({layer.type}): ncnn has no load type {load}", line=layer.line or None
         )
-    spec = ArraySpec(array.name, dims, load == 0, load in _PACKED_LOADS, bool(_evaluate(array.int8, values)))
-    stated = _evaluate(array.count, values) if array.count else spec.count
+    spec = ArraySpec(array.name, dims, load == 0, load in _PACKED_LOADS, bool(evaluate(array.int8, values)))
+    stated = evaluate(array.count, values) if array.count else spec.count
     if min(dims) <= 0 or spec.count > _MAX_COUNT or spec.count != stated:
-        shown = array.shape.replace("?", "inputs")
+        shown = array.shape.replace(REST, "inputs")
         raise ModelFormatError(
             f"layer {layer.name!r} ({layer.type}): its parameters give array {array.name!r} "
             f"the impossible shape ({shown}) = {dims}" + (f" for {stated} elements" if array.count else ""),
@@ -174,12 +168,8 @@ def _spec(layer: Layer, array: ArraySchema, values: Mapping[str, int]) -> ArrayS
 
 
 def _dimensions(array: ArraySchema, values: Mapping[str, int]) -> tuple[int, ...]:
-    parts = array.shape.split(",")
-    dims = [0 if part.strip() == "?" else int(_evaluate(part, values)) for part in parts]
-    for axis, part in enumerate(parts):
-        if part.strip() == "?":
-            others = 1
-            for other, extent in enumerate(dims):
-                others *= extent if other != axis else 1
-            dims[axis] = int(_evaluate(array.count, values)) // others
+    parts = dimensions(array.shape)
+    dims = [1 if part == REST else int(evaluate(part, values)) for part in parts]
+    if REST in parts:
+        dims[parts.index(REST)] = int(evaluate(array.count, values)) // math.prod(dims)
     return tuple(dims)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from param_tools.model_io import atomic_write
 from param_tools.schema import COMMON_PARAMS, LAYERS, ArraySchema, ParamSchema
+from param_tools.schema_expression import REST, dimensions
 
 __all__ = ["layer_tables", "main", "with_tables"]
 
@@ -64,7 +65,7 @@ def _params(params: Sequence[ParamSchema]) -> str:
 def _array(array: ArraySchema) -> str:
     loads = {"0": "tagged", "1": "fp32"}
     how = loads.get(array.load, f"load type `{array.load}`")
-    shape = ", ".join("inputs" if part.strip() == "?" else part.strip() for part in array.shape.split(","))
+    shape = ", ".join("inputs" if part == REST else part for part in dimensions(array.shape))
     text = f"**{array.name}** `({shape})` {how}"
     if array.count:
         text += f", `{array.count}` elements"

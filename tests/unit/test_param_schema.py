@@ -37,6 +37,12 @@ def test_kinds_and_defaults() -> None:
     assert schema.float_param(layer("Clip", {}), "max") == pytest.approx(3.4028235e38)
 
 
+@pytest.mark.parametrize("params", [{0: 64, 1: 0}, {0: 0, 1: 1}, {0: -64, 1: 4}])
+def test_defaults_that_cannot_be_computed_are_refused(params: dict[int, object]) -> None:
+    with pytest.raises(ModelFormatError, match="its parameters give no scale"):
+        schema.float_param(layer("MultiHeadAttention", params), "scale")
+
+
 def test_parameters_are_changed_by_name() -> None:
     changed = schema.with_named_params(CONV, num_output=4, bias_term=None, pad_value=1.5)
     assert {key: value.value for key, value in changed.params.items()} == {
