@@ -64,7 +64,7 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
     plan, _ = prepare(request, inputs, progress)
     gc.collect()
     heap.trim()  # what preparing freed is not the model's to use unseen
-    meter.forget_peak()
+    meter.idle_again()
     with open_plan(plan, request.param_path, request.bin_path) as vehicle:
         outputs = vehicle.run(inputs)
         peak_bytes = meter.peak_bytes()

@@ -20,9 +20,14 @@ class GrowthMeter:
     def __init__(self) -> None:
         self._idle_bytes = resident_bytes()
         self.exact = False
-        self.forget_peak()
+        self._forget_peak()
 
-    def forget_peak(self) -> None:
+    def idle_again(self) -> None:
+        """Let the peak start again; what has come to stay since, such as further imports, counts as idle too."""
+        self._idle_bytes = max(self._idle_bytes, resident_bytes())
+        self._forget_peak()
+
+    def _forget_peak(self) -> None:
         """Let the peak start again from what is resident now; the idle process stays what it was."""
         self.exact = _STATUS.exists() and reset_peak()
 

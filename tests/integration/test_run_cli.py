@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flexnn_ncnn.reporters.runs import write_run
+from flexnn_ncnn.running import RunReport
+from flexnn_ncnn.scores import summarise
 from tests.integration import tiny_models
 from tests.integration.cli import ROOT, flexnn
 
@@ -145,7 +149,7 @@ def test_a_cached_plan_runs_without_planner_profiler_and_networkx(tmp_path: Path
     loaded()
     modules = loaded()
     assert {"ncnn", "numpy", "click", "flexnn_ncnn.runtime.executor"} <= modules
-    unwanted = ("networkx", "rich", "matplotlib", "PIL", "flexnn_ncnn.planning", "flexnn_ncnn.profiler")
+    unwanted = ("networkx", "rich", "matplotlib", "PIL", "flexnn_ncnn.planning.planner", "flexnn_ncnn.profiler")
     unwanted += ("flexnn_ncnn.assemble", "flexnn_ncnn.trials")
     assert modules.isdisjoint(unwanted)
 
@@ -159,3 +163,15 @@ def test_a_damaged_plan_in_the_cache_is_made_again(tmp_path: Path) -> None:
         plan.write_text(damage)
         assert flexnn("run", param, "--budget", "10MB", cache=cache).status == 0
         assert plan.read_text() != damage
+
+
+def test_a_report_says_when_the_peak_is_a_bound_and_escapes_what_it_shows() -> None:
+    report = RunReport(10_000_000, 2, 4_000_000, 5_000_000, False, 0.25, 1_000_000, 2_000_000, {})
+    stream = io.StringIO()
+    write_run(report, "m\x1b.param", "x.npy", summarise({"o": np.array([1.0, 2.0])}, 1, ["a", "b\n"]), stream)
+    text = stream.getvalue()
+    assert "at most 5.0 MB held, 4.0 MB predicted, 10.0 MB allowed" in text
+    assert "250.0 ms on 2 threads" in text
+    assert r"m\x1b.param" in text
+    assert text.endswith("  1   73.11%  score 2.0000        1  b\\n\n")
+    assert report.within_budget

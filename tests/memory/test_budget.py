@@ -91,3 +91,12 @@ def test_the_smallest_budget_that_a_refusal_names_works(folder: Path, tmp_path: 
     for cache in (folder / "cache", tmp_path / "fresh"):
         done = flexnn("compare", param, "--budget", smallest, "--rounds", 1, *shape, cache=cache)
         assert done.status == 0, done.err
+
+
+def test_run_reports_a_peak_within_the_budget_when_it_plans_and_when_it_does_not(folder: Path, tmp_path: Path) -> None:
+    param, _ = zoo.model_paths("squeezenet11", folder)
+    arguments = ("--budget", "8MB", "--image", ROOT / "models" / "chelsea.png", "--shape", "in0=3x224x224", "--json")
+    for _ in ("planned", "cached"):
+        done = flexnn("run", param, *arguments, cache=tmp_path)
+        assert done.status == 0, done.err
+        assert json.loads(done.out)["peak_bytes"] <= 8_000_000
