@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,14 +58,24 @@ class Prepared:
     def plan(self, budget_bytes: int = AMPLE_BYTES) -> Plan:
         return self._valid(assemble_plan(self.opened, schedule(self.work, budget_bytes, 0)))
 
-    def plan_of(self, chosen: Sequence[Choice | None]) -> Plan:
+    @property
+    def levels(self) -> tuple[Workload, ...]:
+        """The layers one by one, and joined to ever more chains."""
+        return (self.work, *self.work.chained)
+
+    def plan_of(self, chosen: Sequence[Choice | None], level: int = 0) -> Plan:
         """A plan with a choice of the test's own for every layer."""
-        decided = schedule(self.work, AMPLE_BYTES, 0)
         made = [choice for choice in chosen if choice is not None]
-        heap_bytes = max((choice.heap_bytes for choice in made), default=0)
-        kept_bytes = sum(choice.kept_bytes for choice in made)
-        changed: Schedule = replace(decided, chosen=tuple(chosen), heap_bytes=heap_bytes, kept_bytes=kept_bytes)
-        return self._valid(assemble_plan(self.opened, changed))
+        decided = Schedule(
+            workload=self.levels[level],
+            budget_bytes=AMPLE_BYTES,
+            chosen=tuple(chosen),
+            predicted_peak_bytes=AMPLE_BYTES,
+            predicted_seconds=sum(choice.seconds for choice in made),
+            kept_bytes=sum(choice.kept_bytes for choice in made),
+            heap_bytes=max((choice.heap_bytes for choice in made), default=0),
+        )
+        return self._valid(assemble_plan(self.opened, decided))
 
     def _valid(self, plan: Plan) -> Plan:
         validate_plan(plan, self.opened.bin_path.stat().st_size)

@@ -22,8 +22,9 @@ def test_any_plan_answers_what_stock_ncnn_answers(graph: Graph, data: st.DataObj
         stock = found.stock()
         for budget_bytes in budgets(found.least_bytes, 2_000_000, 3):
             assert_close(found.run(found.plan(budget_bytes)), stock, TOLERANCE)
+        level = data.draw(st.integers(0, len(found.levels) - 1), "level of chains")
         chosen = [
             data.draw(st.sampled_from(choices), f"choice of layer {i}") if choices else None
-            for i, choices in enumerate(found.work.choices)
+            for i, choices in enumerate(found.levels[level].choices)
         ]
-        assert_close(found.run(found.plan_of(chosen)), stock, TOLERANCE)
+        assert_close(found.run(found.plan_of(chosen, level)), stock, TOLERANCE)

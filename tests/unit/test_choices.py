@@ -1,0 +1,104 @@
+"""The ways to run one layer, reckoned by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexnn_ncnn.planning.choices import Choice, choices, cut_evenly, part_size, run_peak, undominated
+from flexnn_ncnn.profile import LayerProfile, Linear, SlabCost
+from tests.unit.profiles import choice, cost, layer
+
+SLABS = SlabCost(rows=32, granularity=4, run_peak_bytes=Linear(100.0, 50.0), seconds_per_slab=0.001)
+
+
+def weighted(**fields: object) -> LayerProfile:
+    plain = {"raw_bytes": 6400, "units": 64, "granularity": 16, "blob_axis": "c"}
+    return layer("conv", "in", **{**plain, **fields})
+
+
+def found(layer: LayerProfile, *, resident: bool) -> list[Choice]:
+    return [one for one in choices(layer, 1e-6) if one.resident == resident]
+
+
+@given(st.integers(1, 5000), st.integers(1, 50), st.sampled_from([1, 4, 16]))
+def test_even_cuts_are_multiples_and_never_more_parts_than_asked_for(units: int, parts: int, granularity: int) -> None:
+    size = cut_evenly(units, parts, granularity)
+    assert 1 <= size <= units
+    assert size == units or size % granularity == 0
+    assert -(-units // size) <= parts
+
+
+def test_channels_that_are_no_multiple_of_all_lanes_come_in_odd_granules() -> None:
+    assert part_size(weighted(units=72, granularity=8), 2) == 40
+    assert part_size(weighted(units=72, granularity=8), 3) == 24
+    assert part_size(weighted(units=72, granularity=8, blob_axis="w"), 4) == 24
+
+
+def test_streaming_pays_for_loading_and_reading() -> None:
+    kernel = cost(load_seconds=0.002, compute_seconds=0.010, stream_peak_bytes=700, kept_bytes=500)
+    (whole,) = [one for one in found(weighted(kernels=(kernel,)), resident=False) if one.part_units == 64]
+    assert whole.seconds == pytest.approx(0.012 + 6400e-6, abs=1e-4)
+    assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes) == (0, 700, 6400)
+
+
+def test_a_resident_layer_pays_with_memory() -> None:
+    kernel = cost(load_seconds=0.002, compute_seconds=0.010, kept_bytes=500, load_peak_bytes=800, run_peak_bytes=300)
+    (whole,) = [one for one in found(weighted(kernels=(kernel,), blob_axis=""), resident=True)]
+    assert whole.seconds == pytest.approx(0.010, abs=1e-4)
+    assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes) == (500, 300, 0)
+    assert whole.load_bytes == 300 + 6400
+
+
+def test_raw_weights_used_in_place_stay_with_a_resident_layer() -> None:
+    (whole,) = found(weighted(kernels=(cost(reads_raw=True),), blob_axis=""), resident=True)
+    assert (whole.kept_bytes, whole.load_bytes) == (6400, 0)
+
+
+def test_more_slices_need_less_memory_and_more_time() -> None:
+    kernel = cost(
+        load_seconds=Linear(0.001, 1e-5), compute_seconds=Linear(0.001, 1e-4), stream_peak_bytes=Linear(0.0, 100.0)
+    )
+    sliced = sorted(found(weighted(kernels=(kernel,)), resident=False), key=lambda one: one.part_units)
+    assert [one.part_units for one in sliced] == [16, 32, 64]
+    assert sorted(one.heap_bytes for one in sliced) == [one.heap_bytes for one in sliced]
+    assert sorted((one.seconds for one in sliced), reverse=True) == [one.seconds for one in sliced]
+    assert [one.raw_bytes for one in sliced] == [1600, 3200, 6400]
+
+
+def test_slices_are_not_smaller_than_they_may_be() -> None:
+    sizes = {one.part_units for one in choices(weighted(least_units=32, kernels=(cost(run_peak_bytes=9),)), 1e-6)}
+    assert min(sizes) >= 32
+
+
+def test_slabs_shrink_the_workspace() -> None:
+    kernel = cost(run_peak_bytes=1700, stream_peak_bytes=1700, compute_seconds=0.010, slabs=SLABS)
+    made = [one for one in choices(weighted(kernels=(kernel,), blob_axis=""), 1e-6) if one.resident]
+    assert {one.slab_rows for one in made} == {0, 4, 8, 16}
+    by_rows = {one.slab_rows: one for one in made}
+    assert by_rows[8].heap_bytes == run_peak(kernel, 64, 8) == pytest.approx(1700 * 500 / 1700)
+    assert by_rows[8].seconds - by_rows[0].seconds == pytest.approx(4 * 0.001, abs=1e-4)
+
+
+def test_a_weightless_layer_is_just_there() -> None:
+    (only,) = choices(layer("pool", "in", kernels=(cost(run_peak_bytes=50, compute_seconds=0.5),)), 1e-6)
+    assert (only.resident, only.kept_bytes, only.raw_bytes, only.heap_bytes) == (True, 0, 0, 50)
+
+
+def test_rows_of_an_embedding_are_never_kept() -> None:
+    assert found(layer("words", "in", mode="gather", raw_bytes=100), resident=True) == []
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=8))
+def test_only_what_is_worse_in_everything_is_dropped(facts: list[tuple[int, int, int]]) -> None:
+    made = [choice(float(a), kept_bytes=b, heap_bytes=c, part_units=i) for i, (a, b, c) in enumerate(facts)]
+    kept = undominated(made)
+    assert kept
+    for one in made:
+        mine = (one.seconds, one.kept_bytes, one.heap_bytes)
+        beaten = any(
+            all(x <= y for x, y in zip(its, mine, strict=True)) and its != mine
+            for its in ((other.seconds, other.kept_bytes, other.heap_bytes) for other in made)
+        )
+        assert (one in kept) is not beaten

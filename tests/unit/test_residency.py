@@ -1,0 +1,143 @@
+"""Choosing for all layers at once: within the memory, near the optimum, better with more memory."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.residency import Selection, select, smallest
+from tests.unit.profiles import choice
+
+Layers = list[list[Choice]]
+ARENA, RESULT = 40, 5
+
+
+@st.composite
+def layers(draw: st.DrawFn, most: int = 5) -> Layers:
+    """Per layer: stream it whole, stream it in slices, or keep it.
+
+    As with real layers, slices need little, and computing with kept weights no less heap than that.
+    """
+    found = []
+    for _ in range(draw(st.integers(1, most))):
+        seconds, least = draw(st.integers(50, 100)), draw(st.integers(0, 20))
+        slower, sliced_raw = draw(st.integers(0, 60)), draw(st.integers(0, RESULT))
+        whole = choice(seconds / 1e3, heap_bytes=least + draw(st.integers(0, 40)), raw_bytes=draw(st.integers(0, 60)))
+        sliced = choice((seconds + slower) / 1e3, heap_bytes=least, raw_bytes=sliced_raw)
+        kept = choice(
+            draw(st.integers(1, 60)) / 1e3,
+            resident=True,
+            kept_bytes=draw(st.integers(1, 100)),
+            heap_bytes=least + draw(st.integers(0, 40)),
+            load_bytes=draw(st.integers(0, ARENA)),
+        )
+        found.append([whole, sliced, kept])
+    return found
+
+
+def needed_bytes(chosen: tuple[Choice, ...]) -> int:
+    """What the choices hold together, loading left out."""
+    raw = max(RESULT, *(one.raw_bytes for one in chosen))
+    return sum(one.kept_bytes for one in chosen) + max(one.heap_bytes for one in chosen) + raw
+
+
+def may_load(chosen: tuple[Choice, ...], memory: int) -> bool:
+    """Weights are loaded before the arena is in use."""
+    return all(sum(one.kept_bytes for one in chosen) + one.load_bytes <= memory + ARENA for one in chosen)
+
+
+def optimum(found: Layers, memory: int) -> float | None:
+    fitting = [one for one in product(*found) if needed_bytes(one) <= memory and may_load(one, memory)]
+    return min((sum(one.seconds for one in chosen) for chosen in fitting), default=None)
+
+
+def chosen_of(found: Layers, selection: Selection) -> tuple[Choice, ...]:
+    return tuple(ways[column] for ways, column in zip(found, selection.chosen, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.integers(0, 400))
+def test_a_selection_fits_and_says_what_it_needs(found: Layers, memory: int) -> None:
+    selection = select(found, memory, ARENA, RESULT)
+    if selection is None:
+        assert memory < smallest(found, RESULT)[0]
+        return
+    chosen = chosen_of(found, selection)
+    assert needed_bytes(chosen) <= memory
+    assert may_load(chosen, memory)
+    assert selection.seconds == pytest.approx(sum(one.seconds for one in chosen))
+    assert selection.kept_bytes == sum(one.kept_bytes for one in chosen)
+    assert selection.heap_bytes == max(one.heap_bytes for one in chosen)
+    assert selection.raw_bytes == max(RESULT, *(one.raw_bytes for one in chosen))
+
+
+@settings(max_examples=200, deadline=None)
+@given(layers(), st.integers(0, 400))
+def test_a_selection_is_near_the_optimum(found: Layers, memory: int) -> None:
+    selection, best = select(found, memory, ARENA, RESULT), optimum(found, memory)
+    if selection is not None:
+        assert best is not None
+        assert best - 1e-9 <= selection.seconds <= 1.5 * best + 1e-9
+
+
+def test_selections_are_the_optimum_nearly_always() -> None:
+    ratios: list[float] = []
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @given(layers(), st.integers(0, 400))
+    def collect(found: Layers, memory: int) -> None:
+        selection, best = select(found, memory, ARENA, RESULT), optimum(found, memory)
+        if selection is not None and best is not None:
+            ratios.append(selection.seconds / best)
+
+    collect()
+    assert sum(ratios) / len(ratios) < 1.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.integers(0, 300), st.integers(1, 100))
+def test_more_memory_is_hardly_slower(found: Layers, memory: int, more: int) -> None:
+    little, much = select(found, memory, ARENA, RESULT), select(found, memory + more, ARENA, RESULT)
+    if little is not None:
+        assert much is not None
+        assert much.seconds <= 1.05 * little.seconds
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.integers(0, 400))
+def test_the_same_problem_has_the_same_answer(found: Layers, memory: int) -> None:
+    assert select(found, memory, ARENA, RESULT) == select([list(ways) for ways in found], memory, ARENA, RESULT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers())
+def test_the_smallest_memory_is_the_one_streaming_needs(found: Layers) -> None:
+    least, culprit = smallest(found, RESULT)
+    streamed = [[one for one in ways if not one.kept_bytes] for ways in found]
+    assert least == min(map(needed_bytes, product(*streamed)))
+    assert select(found, least, ARENA, RESULT) is not None
+    assert 0 <= culprit < len(found)
+
+
+def test_plenty_of_memory_takes_the_fastest_of_all() -> None:
+    found = [[choice(2.0, raw_bytes=9), choice(1.0, resident=True, kept_bytes=50)]] * 3
+    selection = select(found, 1000, ARENA, RESULT)
+    assert selection is not None
+    assert selection.chosen == (1, 1, 1)
+
+
+def test_layers_alike_may_be_run_differently() -> None:
+    found = [[choice(2.0, raw_bytes=9), choice(1.0, resident=True, kept_bytes=50)]] * 3
+    selection = select(found, 9 + 120, ARENA, RESULT)
+    assert selection is not None
+    assert sorted(selection.chosen) == [0, 1, 1]
+
+
+def test_no_layers_need_no_memory() -> None:
+    assert select([], 0, 0, 0) == Selection((), 0.0, 0, 0, 0)
+    assert select([], -1, 0, 0) is None
+    assert smallest([], 0) == (0, -1)
