@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.preparation import Progress, Request, prepare
 from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.runtime.cpu import stay_on_one_cpu
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.vehicles import open_plan
 
@@ -60,6 +61,8 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
     Raises:
         FlexnnError: as `prepare`.
     """
+    if request.options.num_threads == 1:
+        stay_on_one_cpu()
     meter = GrowthMeter()
     plan, _ = prepare(request, inputs, progress)
     gc.collect()

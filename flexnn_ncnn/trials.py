@@ -23,11 +23,10 @@ __all__ = ["FIRST_BASE_BYTES", "Trials"]
 
 # Code pages and Python objects, before a trial tells what they really are.
 FIRST_BASE_BYTES = 2_500_000
-# What the peaks of one plan differ by between processes: the kernel counts pages in batches of 128 KiB for each CPU and
-# kind of page. A plan whose trial comes nearer to the budget than this could exceed it elsewhere.
-_NOISE_BYTES = 400_000
+# What the peaks of one plan differ by between processes.
+_NOISE_BYTES = 150_000
 # What is left free when planning again, so that the next trial passes.
-_BASE_MARGIN_BYTES = _NOISE_BYTES + 100_000
+_BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
 _TRIALS = 5
 _TRIAL_PROCESSES, _TRIAL_RUNS = 2, 3
 
@@ -119,10 +118,11 @@ class Trials:
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"
             write_plan(plan, path)
+            threads = plan.options.num_threads
             param, weights = str(self._model.param_path), str(self._model.bin_path)
             for _ in range(_TRIAL_PROCESSES):
                 with Worker(task="trying the plan") as worker:
-                    worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights)
+                    worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights, threads=threads)
                     peaks += [int(worker.ask("run")["peak_bytes"]) for _ in range(_TRIAL_RUNS)]
         return max(peaks)
 
