@@ -20,6 +20,7 @@ __all__ = ["Selection", "select", "smallest"]
 _HEAP_LEVELS, _RAW_LEVELS = 24, 16
 _PRICE_STEPS = 28
 _FILLED = 6
+_TIGHTENED = 4
 
 _Floats = npt.NDArray[np.float64]
 
@@ -100,13 +101,28 @@ def select(
             total = float(seconds[table.rows, chosen] @ table.counts)
             priced.append((total, len(priced), seconds, chosen, memory_bytes - heap - raw))
     # what the price leaves over is worth little: only the best are worth filling
-    best: tuple[float, npt.NDArray[np.intp]] | None = None
+    best: Selection | None = None
     for _, _, seconds, chosen, memory in sorted(priced, key=lambda one: one[:2])[:_FILLED]:
-        filled = _filled(table, seconds, chosen, memory)
-        total = float(seconds[table.row_of, filled].sum())
-        if best is None or total < best[0] - 1e-12:
-            best = total, filled
-    return None if best is None else _selection(table, best[1], result_bytes)
+        found = _selection(table, _filled(table, seconds, chosen, memory), result_bytes)
+        for _ in range(_TIGHTENED):
+            tighter = _tightened(table, found, memory_bytes, arena_bytes, result_bytes)
+            if tighter is None or tighter.seconds >= found.seconds - 1e-12:
+                break
+            found = tighter
+        if best is None or found.seconds < best.seconds - 1e-12:
+            best = found
+    return best
+
+
+def _tightened(
+    table: _Table, found: Selection, memory_bytes: int, arena_bytes: int, result_bytes: int
+) -> Selection | None:
+    """The selection again with the limits that it really reaches: what they leave over goes to weights."""
+    heap, raw = found.heap_bytes, found.raw_bytes
+    memory = memory_bytes - heap - raw
+    seconds = table.within(heap, raw, heap + raw + arena_bytes)
+    chosen = _priced(table, seconds, memory)
+    return None if chosen is None else _selection(table, _filled(table, seconds, chosen, memory), result_bytes)
 
 
 def smallest(layers: Sequence[Sequence[Choice]], result_bytes: int) -> tuple[int, int]:
