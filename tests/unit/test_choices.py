@@ -45,7 +45,7 @@ def test_streaming_pays_for_loading_and_reading() -> None:
 
 def test_a_resident_layer_pays_with_memory() -> None:
     kernel = cost(load_seconds=0.002, compute_seconds=0.010, kept_bytes=500, load_peak_bytes=800, run_peak_bytes=300)
-    (whole,) = [one for one in found(weighted(kernels=(kernel,), blob_axis=""), resident=True)]
+    (whole,) = found(weighted(kernels=(kernel,), blob_axis=""), resident=True)
     assert whole.seconds == pytest.approx(0.010, abs=1e-4)
     assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes) == (500, 300, 0)
     assert whole.load_bytes == 300 + 6400
