@@ -11,8 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heappop, heappush
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from param_tools.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    import networkx
 
 __all__ = ["Layer", "Lifetime", "Model", "ParamValue", "Scalar", "describe_cycle"]
 
@@ -145,21 +149,30 @@ class Model:
 
     def find_cycle(self) -> tuple[str, ...]:
         """The blobs of one cycle in the direction of the data, the first repeated at the end; empty without one."""
-        sortable = set(self._sorted_prefix())
-        stuck = next((i for i in range(len(self.layers)) if i not in sortable), None)
-        if stuck is None:
+        if len(self._sorted_prefix()) == len(self.layers):
             return ()
-        # Every layer that cannot be sorted waits for another such layer: walking up must come round.
-        visited: dict[int, int] = {}
-        blobs: list[str] = []
-        while stuck not in visited:
-            visited[stuck] = len(blobs)
-            inputs = (blob for blob in self.layers[stuck].inputs if blob in self.producers)
-            blob = next(blob for blob in inputs if self.producers[blob] not in sortable)
-            blobs.append(blob)
-            stuck = self.producers[blob]
-        cycle = blobs[visited[stuck] :][::-1]
-        return (*cycle, cycle[0])
+        import networkx
+
+        blobs = [blob for _, _, blob in networkx.find_cycle(self.digraph())]
+        return (*blobs, blobs[0])
+
+    def digraph(self) -> networkx.MultiDiGraph:
+        """The layers as a networkx graph, for its algorithms and for drawing.
+
+        Nodes are layer indices with the attributes `type` and `name`; every blob is an edge from its producer to each
+        reader, keyed by its name.
+        """
+        import networkx
+
+        graph = networkx.MultiDiGraph()
+        graph.add_nodes_from((i, {"type": layer.type, "name": layer.name}) for i, layer in enumerate(self.layers))
+        graph.add_edges_from(
+            (self.producers[blob], i, blob)
+            for i, layer in enumerate(self.layers)
+            for blob in layer.inputs
+            if blob in self.producers
+        )
+        return graph
 
     def _sorted_prefix(self) -> list[int]:
         """Kahn's algorithm, lowest index first; short when there is a cycle."""

@@ -110,3 +110,12 @@ def test_with_params_replaces_adds_and_removes_in_id_order() -> None:
     made = layer("l", "", "", p5=1, p0=2).with_params({3: 4, 0: None})
     assert list(made.params) == [3, 5]
     assert made.params[3] == ParamValue(4)
+
+
+def test_a_model_is_a_networkx_graph_with_blobs_as_edges():
+    graph = DIAMOND.digraph()
+    assert list(graph) == list(range(len(DIAMOND.layers)))
+    assert {(one, other, blob) for one, other, blob in graph.edges(keys=True)} == {
+        (DIAMOND.producers[blob], reader, blob) for blob, readers in DIAMOND.consumers.items() for reader in readers
+    }
+    assert graph.nodes[0]["type"] == DIAMOND.layers[0].type
