@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from math import isfinite
 
 from flexnn_ncnn.errors import PlanError
@@ -111,11 +112,10 @@ def _check_placements(plan: Plan) -> None:
 def _check_overlaps(places: Sequence[Placement]) -> None:
     """Sweep the steps with the ranges that exist, in order: a new one can only overlap its neighbours."""
     ranges: list[tuple[int, int, str]] = []
-    ending: dict[int, list[tuple[int, int, str]]] = {}
+    ending: list[tuple[int, tuple[int, int, str]]] = []
     for place in sorted(places, key=lambda place: place.begin):
-        for step in [step for step in ending if step <= place.begin]:
-            for gone in ending.pop(step):
-                ranges.pop(bisect_left(ranges, gone))
+        while ending and ending[0][0] <= place.begin:
+            ranges.pop(bisect_left(ranges, heappop(ending)[1]))
         new = (place.offset_bytes, place.offset_bytes + place.size_bytes, place.blob)
         index = bisect_left(ranges, new)
         for begin, end, other in ranges[max(0, index - 1) : index + 1]:
@@ -124,7 +124,7 @@ def _check_overlaps(places: Sequence[Placement]) -> None:
                 f"blobs that exist at once share no bytes, but {place.blob!r} and {other!r} do in step {place.begin}",
             )
         insort(ranges, new)
-        ending.setdefault(place.end, []).append(new)
+        heappush(ending, (place.end, new))
 
 
 def _check_step(step: Step, name: str, bin_bytes: int | None) -> None:
