@@ -60,14 +60,15 @@ class Trials:
         Raises:
             BudgetError: there is none.
         """
+        self._report(0)
         stock = self._stock(budget_bytes, base_bytes)
         if stock is not None:
+            self._report(_TRIALS)
             return stock
         best: Plan | None = None
         smallest_bytes = 0
         for trial in range(_TRIALS):
-            if self._progress:
-                self._progress("trying the plan", trial, _TRIALS)
+            self._report(trial)
             try:
                 decided = schedule(self._work, budget_bytes, base_bytes)
             except BudgetError:
@@ -88,13 +89,16 @@ class Trials:
             elif needs_least:  # and no other plan needs less
                 smallest_bytes = peak_bytes + 2 * _NOISE_BYTES
                 break
-        if self._progress:
-            self._progress("trying the plan", _TRIALS, _TRIALS)
+        self._report(_TRIALS)
         if best is None:
             least_bytes, culprit = smallest_budget(self._work, base_bytes)
             smallest_bytes = max(smallest_bytes or least_bytes, budget_bytes + 1)
             raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
         return best
+
+    def _report(self, done: int) -> None:
+        if self._progress:
+            self._progress("trying the plan", done, _TRIALS)
 
     def _stock(self, budget_bytes: int, base_bytes: int) -> Plan | None:
         """The plan that is stock ncnn with everything resident, where the budget holds that."""

@@ -64,7 +64,8 @@ def test_a_plan_that_holds_more_than_its_budget_is_found_out(tmp_path: Path) -> 
     param, cache = tiny_models.classifier(tmp_path), tmp_path / "cache"
     assert flexnn("compare", param, "--budget", "10MB", "--rounds", 1, cache=cache).status == 0
     (path,) = cache.glob("plans/*/10000000.plan.json")
-    write_plan(dataclasses.replace(read_plan(path), budget_bytes=50_000), path.with_name("50000.plan.json"))
+    lying = dataclasses.replace(read_plan(path), budget_bytes=50_000, predicted_peak_bytes=40_000)
+    write_plan(lying, path.with_name("50000.plan.json"))
     done = flexnn("compare", param, "--budget", "50kB", "--rounds", 1, cache=cache)
     assert done.status == 4
     assert "budget   50.0 kB, EXCEEDED" in done.out

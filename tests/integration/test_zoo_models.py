@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ncnn  # noqa: TID251
+import ncnn
 import numpy as np
 import numpy.typing as npt
 import pytest
