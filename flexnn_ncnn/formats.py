@@ -23,7 +23,7 @@ from param_tools.errors import FlexnnError, FormatVersionError
 __all__ = ["read_plan", "read_profile", "write_plan", "write_profile"]
 
 _PLAN, _PROFILE = "flexnn-plan", "flexnn-profile"
-_MAX_BYTES = 256 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024  # parsed, it takes ten times that; ResNet-152's plan is a hundredth
 
 Record = TypeVar("Record")
 
@@ -46,7 +46,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         PlanError: not a plan, a damaged one, or one that breaks a rule.
     """
     found = _read(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
-    validate_plan(found)
+    try:
+        validate_plan(found)
+    except PlanError as problem:
+        raise PlanError(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
     return found
 
 
@@ -70,7 +73,7 @@ def _write(value: Any, kind: str, version: int, path: str | os.PathLike[str]) ->
 
     document = {"format": kind, "version": version, **dataclasses.asdict(value)}
     with atomic_write(path, "w") as file:
-        json.dump(document, file, separators=(",", ":"))
+        json.dump(document, file, separators=(",", ":"), allow_nan=False)
         file.write("\n")
 
 
@@ -86,11 +89,11 @@ def _read(cls: type[Record], kind: str, version: int, path: str | os.PathLike[st
         raise error(f"{where}: not JSON: {problem}") from problem
     if not isinstance(document, dict) or document.pop("format", None) != kind:
         raise error(f"{where}: not a {kind} file")
-    if (found := document.pop("version", None)) != version:
+    if (found := document.pop("version", None)) != version or type(found) is not int:
         raise FormatVersionError(kind, found=found, supported=(version,), path=where)
     try:
         return typing.cast(Record, _decode(cls, document, kind))
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         raise error(f"{where}: {problem}", hint="make it again") from problem
 
 
