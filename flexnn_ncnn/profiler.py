@@ -120,6 +120,7 @@ class _Walk:
     ) -> None:
         self._model, self._options, self._limits = model, options, limits
         self._source = WeightSource(model.bin_path)
+        self._source.read_through()
         self._inputs = inputs  # the Mats below borrow their memory
         self._mats: dict[str, native.Mat] = {}
         self._owners: dict[str, Any] = {}
