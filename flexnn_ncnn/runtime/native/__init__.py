@@ -9,7 +9,10 @@ cannot be called wrongly:
 * A Mat over borrowed memory has no reference count, and `Net` dereferences it before in-place layers:
   inputs of a `Net` are cloned.
 * `destroy_pipeline` runs before a layer is dropped: some layers leak their weights otherwise.
-* `ParamDict.set(id, int)` read as a float by a layer gives the integer's bits: params come typed.
+* A float where a layer reads an integer is ignored, and an array of integers read as floats gives their bits:
+  params come typed.
+* Packing a vector otherwise makes the target another name for the source: `convert` and `repack` copy.
+* A Mat over a numpy array has its channels side by side, where ncnn's layers count on gaps: such arrays are copied.
 """
 
 from flexnn_ncnn.runtime.native.layers import (

@@ -86,7 +86,7 @@ def mat_from_array(array: npt.NDArray[Any]) -> Mat:
     if not array.flags.c_contiguous or not 1 <= array.ndim <= 4:
         raise NcnnError(f"an array of {array.ndim} dimensions, contiguous or not, cannot be viewed as a Mat")
     mat = ncnn.Mat(array)
-    return mat if mat.cstep == layout_of(mat).cstep else mat.clone()
+    return mat if mat.dims < 3 or mat.cstep == layout_of(mat).cstep else mat.clone()
 
 
 def mat_to_array(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
