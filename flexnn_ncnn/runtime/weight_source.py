@@ -128,12 +128,13 @@ class WeightSource:
         while done < size_bytes:
             count = os.preadv(self._file.fileno(), [buffer[done:size_bytes]], offset_bytes + done)
             if count == 0:
-                raise ModelFormatError(
-                    "became shorter while it was read", path=self.path, offset_bytes=offset_bytes + done
-                )
+                raise self._shortened(offset_bytes + done)
             done += count
         read: npt.NDArray[np.uint8] = buffer[:size_bytes]
         return read
+
+    def _shortened(self, offset_bytes: int) -> ModelFormatError:
+        return ModelFormatError("became shorter while it was read", path=self.path, offset_bytes=offset_bytes)
 
     def _may_overread(self, end: int) -> bool:
         """Whether the bytes after `end` that a kernel may read belong to a page of the file."""
@@ -142,11 +143,14 @@ class WeightSource:
     def _mapped(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         begin = offset_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         end = min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
-        window = mmap.mmap(
-            self._file.fileno(),
-            end - begin,
-            flags=mmap.MAP_SHARED | _POPULATE,
-            prot=mmap.PROT_READ,
-            offset=begin,
-        )
+        try:
+            window = mmap.mmap(
+                self._file.fileno(),
+                end - begin,
+                flags=mmap.MAP_SHARED | _POPULATE,
+                prot=mmap.PROT_READ,
+                offset=begin,
+            )
+        except ValueError as error:  # Python compares with the file's size of now
+            raise self._shortened(offset_bytes) from error
         return np.frombuffer(window, np.uint8, size_bytes, offset_bytes - begin)
