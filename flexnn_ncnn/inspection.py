@@ -12,6 +12,7 @@ from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 from param_tools.schema import LAYERS, array_specs
 from param_tools.shapes import BlobShape, ShapeReport, infer_shapes
+from param_tools.slicing.manifest import SliceManifest, default_manifest_path, read_manifest
 from param_tools.slicing.registry import axes
 from param_tools.slicing.rule import Axis
 from param_tools.weights import WeightArray
@@ -112,6 +113,7 @@ class Inspection:
         types: per layer type, the most bytes first.
         encodings: per encoding, the most bytes first; empty where there is no .bin.
         layers: every layer in file order.
+        sliced: what the model was sliced from, and how, where its manifest lies beside it; else None.
     """
 
     param_path: Path
@@ -124,6 +126,7 @@ class Inspection:
     types: tuple[TypeSummary, ...]
     encodings: tuple[EncodingSummary, ...]
     layers: tuple[LayerSummary, ...]
+    sliced: SliceManifest | None
 
     @property
     def weighted(self) -> tuple[LayerSummary, ...]:
@@ -143,7 +146,8 @@ def inspect_model(opened: NcnnModel, input_shapes: Mapping[str, tuple[int, ...]]
         input_shapes: shapes of input blobs that the .param does not tell, as numpy arrays have them.
 
     Raises:
-        ModelFormatError: `input_shapes` names a blob that the model has not.
+        ModelFormatError: `input_shapes` names a blob that the model has not, or the manifest beside the model is
+            damaged.
     """
     model, arrays = opened.model, opened.weights.arrays
     bin_found = opened.bin_path.exists()
@@ -163,7 +167,13 @@ def inspect_model(opened: NcnnModel, input_shapes: Mapping[str, tuple[int, ...]]
         types=_by_type(layers),
         encodings=_by_encoding(array for of_layer in arrays for array in of_layer),
         layers=layers,
+        sliced=_manifest_of(opened.param_path),
     )
+
+
+def _manifest_of(param_path: Path) -> SliceManifest | None:
+    path = default_manifest_path(param_path)
+    return read_manifest(path) if path.exists() else None
 
 
 def _summarise(index: int, layer: Layer, arrays: tuple[WeightArray, ...] | None, shapes: ShapeReport) -> LayerSummary:

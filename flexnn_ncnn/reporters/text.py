@@ -8,6 +8,7 @@ from flexnn_ncnn.inspection import BlobSummary, Inspection, LayerSummary
 from flexnn_ncnn.reporters.escape import printable
 from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_bytes
+from param_tools.slicing.manifest import SlicedLayer, SliceManifest
 
 __all__ = ["write_inspection"]
 
@@ -24,6 +25,8 @@ def write_inspection(found: Inspection, stream: TextIO, *, top: int) -> None:
         right=("layers", "parameters", "weights"),
     )
     largest = found.largest(top)
+    if found.sliced is not None:
+        _write_slices(found.sliced, stream, top)
     if largest:
         stream.write(f"\nLargest {len(largest)} of {len(found.weighted)} layers with weights:\n")
         write_table(
@@ -32,6 +35,35 @@ def write_inspection(found: Inspection, stream: TextIO, *, top: int) -> None:
             stream,
             right=("layer", "parameters", "weights"),
         )
+
+
+def _write_slices(sliced: SliceManifest, stream: TextIO, top: int) -> None:
+    """What a sliced model was made from: the layers with the largest slices."""
+    largest = sorted(sliced.layers, key=lambda layer: (-_slice_bytes(layer), layer.layer_index))[:top]
+    stream.write(f"\nSliced from {printable(sliced.source_param)}: {len(sliced.layers)} of its layers")
+    stream.write(f", the largest {len(largest)}:\n" if largest else "\n")
+    if largest:
+        write_table(
+            ("layer", "name", "type", "sliced by", "slices", "largest slice", "bits"),
+            [
+                (
+                    str(layer.layer_index),
+                    layer.name,
+                    layer.type,
+                    layer.axis,
+                    str(len(layer.slices)),
+                    format_bytes(_slice_bytes(layer)),
+                    "the same" if layer.exact else "rounded",
+                )
+                for layer in largest
+            ],
+            stream,
+            right=("layer", "slices", "largest slice"),
+        )
+
+
+def _slice_bytes(layer: SlicedLayer) -> int:
+    return max(one.size_bytes for one in layer.slices)
 
 
 def _summary(found: Inspection) -> list[tuple[str, str]]:

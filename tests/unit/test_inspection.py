@@ -175,3 +175,24 @@ def test_a_missing_param_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_named_bin_must_be_there(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(whole), "--bin", "none.bin"]) == 1
     assert "none.bin: the weights are missing" in capsys.readouterr().err
+
+
+def test_a_sliced_model_says_what_it_was_sliced_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, cut = tmp_path / "m.param", tmp_path / "cut.param"
+    whole.write_text("7767517\n2 2\nInput in0 0 1 in0 0=16\nInnerProduct fc 1 1 in0 out0 0=64 2=1024\n")
+    whole.with_suffix(".bin").write_bytes(FP32_TAG + bytes(1024 * 4))
+    assert main(["slice", str(whole), "-o", str(cut), "--max-fc", "1kB"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(cut)]) == 0
+    text = capsys.readouterr().out
+    assert f"Sliced from {whole.name}: 1 of its layers, the largest 1:" in text
+    assert main(["inspect", str(cut), "--json"]) == 0
+    (layer,) = json.loads(capsys.readouterr().out)["sliced"]["layers"]
+    assert (layer["name"], layer["axis"]) == ("fc", "outputs")
+    assert len(layer["slices"]) > 1
+
+
+def test_a_damaged_manifest_is_an_error(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole.with_suffix(".slices.json").write_text("{")
+    assert main(["inspect", str(whole)]) == 1
+    assert ".slices.json" in capsys.readouterr().err
