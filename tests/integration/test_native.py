@@ -24,6 +24,15 @@ OPTION = native.make_option(RunOptions())
 WIDEST = native.LANES[0]
 
 
+_KEPT: list[Array] = []
+
+
+def mat_of(array: Array) -> native.Mat:
+    """A Mat over an array that nobody else need keep."""
+    _KEPT.append(array)
+    return native.mat_from_array(array)
+
+
 def relu(slope: float = 0.0) -> native.LoadedLayer:
     return native.LoadedLayer("ReLU", native.make_params([(0, slope)]), [], OPTION)
 
@@ -67,7 +76,7 @@ def test_a_positional_call_crashes_and_ours_does_not() -> None:
     """
     assert crashes(raw)
     top = native.empty_mat()
-    relu().forward(native.mat_from_array(feed(4)), top)
+    relu().forward(mat_of(feed(4)), top)
     assert native.layout_of(top).w == 4
 
 
@@ -86,12 +95,12 @@ def test_a_list_of_outputs_is_copied_so_only_preallocated_ones_are_written() -> 
     array = feed(8)
     layer = native.LoadedLayer("Split", native.make_params([]), [], OPTION)
     tops = [native.empty_mat(), native.empty_mat()]
-    layer.forward_list([native.mat_from_array(array)], tops)
+    layer.forward_list([mat_of(array)], tops)
     assert [top.dims for top in tops] == [0, 0]
 
     add = native.LoadedLayer("BinaryOp", native.make_params([(0, 0)]), [], OPTION)
     blob = Blob.alone(BlobLayout(1, 8, 1, 1, 1, 4, 1))
-    add.forward_list([native.mat_from_array(array), native.mat_from_array(array)], [blob.mat])
+    add.forward_list([mat_of(array), mat_of(array)], [blob.mat])
     np.testing.assert_array_equal(native.mat_to_array(blob.mat), array + array)
 
 
@@ -109,7 +118,7 @@ def test_a_loaded_layer_keeps_its_arrays_alive() -> None:
     layer, weights = load()
     others = [np.full(64 * 64, 7, np.float32) for _ in range(20)]  # would take the freed memory
     top, vector = native.empty_mat(), feed(64, seed=1)
-    layer.forward(native.mat_from_array(vector), top)
+    layer.forward(mat_of(vector), top)
     np.testing.assert_allclose(native.mat_to_array(top), weights @ vector, rtol=1e-4, atol=1e-4)
     assert len(others) == 20
 
@@ -170,7 +179,7 @@ def test_closing_twice_is_fine() -> None:
 def softmax_over(axis: float) -> Array:
     layer = native.LoadedLayer("Softmax", native.make_params([(0, axis), (1, 1)]), [], OPTION)
     array = feed(2, 3)
-    layer.forward_inplace(native.mat_from_array(array))
+    layer.forward_inplace(mat_of(array))
     return array
 
 
@@ -186,14 +195,14 @@ def test_integers_read_as_floats_give_their_bits_so_arrays_come_typed(
     params = native.make_params([(0, 1), (1, 1), (5, 0), (6, 1), (9, 3), (10, limits)])  # clipped
     layer = native.LoadedLayer("Convolution", params, [np.ones(1, np.float32)], OPTION)
     top = native.empty_mat()
-    layer.forward(native.mat_from_array(np.full((1, 1, 1), 5, np.float32)), top)
+    layer.forward(mat_of(np.full((1, 1, 1), 5, np.float32)), top)
     assert native.mat_to_array(top).item() == np.float32(wanted)
 
 
 def test_array_parameters_may_mix_integers_and_floats() -> None:
     layer = native.LoadedLayer("Slice", native.make_params([(0, (3, -233)), (1, 0)]), [], OPTION)
     blobs = [Blob.alone(BlobLayout(1, width, 1, 1, 1, 4, 1)) for width in (3, 5)]
-    layer.forward_list([native.mat_from_array(feed(8))], [blob.mat for blob in blobs])
+    layer.forward_list([mat_of(feed(8))], [blob.mat for blob in blobs])
     np.testing.assert_array_equal(np.concatenate([native.mat_to_array(blob.mat) for blob in blobs]), feed(8))
 
 
@@ -201,7 +210,7 @@ def test_repacking_a_vector_copies_where_ncnn_would_share() -> None:
     if WIDEST < 4:
         pytest.skip("this processor packs nothing")
     array = feed(16)
-    source = native.mat_from_array(array)
+    source = mat_of(array)
     target = Blob.alone(native.layout_of(source).with_elempack(4))
     raw = ncnn.Mat()
     ncnn.convert_packing(source, raw, 4)
@@ -259,7 +268,7 @@ def test_a_convolution_writes_into_the_output_it_is_given() -> None:
     array = feed(3, 4, 6, seed=1)
     blob = Blob.alone(BlobLayout(3, 6, 4, 1, 5, 4, 1))
     address = native.data_address(blob.mat)
-    layer.forward(native.mat_from_array(array), blob.mat)
+    layer.forward(mat_of(array), blob.mat)
     assert native.data_address(blob.mat) == address
     wanted = np.einsum("oi,ihw->ohw", weights[:, :, 0, 0], array)
     np.testing.assert_allclose(native.mat_to_array(blob.mat), wanted, rtol=1e-4, atol=1e-4)
@@ -298,10 +307,10 @@ SHAPES = [(48,), (16, 5), (16, 3, 5), (16, 2, 3, 5)]
 @pytest.mark.parametrize("pack", [1, 4, 8, 16])
 def test_a_blob_of_any_shape_and_packing_keeps_its_values(shape: tuple[int, ...], pack: int) -> None:
     array = feed(*shape)
-    flat = native.layout_of(native.mat_from_array(array))
+    flat = native.layout_of(mat_of(array))
     assert flat.numpy_shape == shape
     packed, back = Blob.alone(flat.with_elempack(pack)), Blob.alone(flat)
-    native.convert(native.mat_from_array(array), packed.mat, OPTION)
+    native.convert(mat_of(array), packed.mat, OPTION)
     assert native.layout_of(packed.mat) == flat.with_elempack(pack)
     np.testing.assert_array_equal(native.mat_to_array(packed.mat), array)
     native.convert(packed.mat, back.mat, OPTION)
@@ -310,9 +319,9 @@ def test_a_blob_of_any_shape_and_packing_keeps_its_values(shape: tuple[int, ...]
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_packed_blob_can_be_packed_otherwise(shape: tuple[int, ...]) -> None:
-    flat = native.layout_of(native.mat_from_array(feed(*shape)))
+    flat = native.layout_of(mat_of(feed(*shape)))
     four, eight = Blob.alone(flat.with_elempack(4)), Blob.alone(flat.with_elempack(8))
-    native.convert(native.mat_from_array(feed(*shape)), four.mat, OPTION)
+    native.convert(mat_of(feed(*shape)), four.mat, OPTION)
     native.repack(four.mat, eight.mat)
     np.testing.assert_array_equal(native.mat_to_array(eight.mat), feed(*shape))
 
@@ -322,9 +331,9 @@ def test_a_packed_blob_can_be_packed_otherwise(shape: tuple[int, ...]) -> None:
 def test_lanes_are_narrowed_and_widened(shape: tuple[int, ...], bf16: bool) -> None:
     option = native.make_option(RunOptions(fp16=not bf16, bf16=bf16))
     array = feed(*shape)
-    flat = native.layout_of(native.mat_from_array(array))
+    flat = native.layout_of(mat_of(array))
     narrow, wide = Blob.alone(flat.with_lane_bytes(2).with_elempack(4)), Blob.alone(flat)
-    native.convert(native.mat_from_array(array), narrow.mat, option)
+    native.convert(mat_of(array), narrow.mat, option)
     np.testing.assert_allclose(native.mat_to_array(narrow.mat, bf16), array, rtol=0.01)
     native.convert(narrow.mat, wide.mat, option)
     np.testing.assert_allclose(native.mat_to_array(wide.mat), array, rtol=0.01)
@@ -350,13 +359,13 @@ def test_arrays_that_are_not_side_by_side_are_refused() -> None:
 @pytest.mark.parametrize("shape", [(48,), (48, 5), (48, 3, 5)])
 def test_a_part_of_a_blob_shares_its_memory(shape: tuple[int, ...], pack: int) -> None:
     axis = {1: "w", 2: "h", 3: "c"}[len(shape)]
-    whole = Blob.alone(native.layout_of(native.mat_from_array(feed(*shape))).with_elempack(pack))
+    whole = Blob.alone(native.layout_of(mat_of(feed(*shape))).with_elempack(pack))
     whole.bytes().fill(0)
     target = whole.part(axis, 16, 32)
     view = part_view(whole.layout, axis, 16, 32)
     assert view is not None
     values = Blob.alone(replace(view.layout))
-    native.convert(native.mat_from_array(feed(16, *shape[1:])), values.mat, OPTION)
+    native.convert(mat_of(feed(16, *shape[1:])), values.mat, OPTION)
     native.copy_blob(values.mat, target.mat)
     found = native.mat_to_array(whole.mat)
     np.testing.assert_array_equal(found[16:32], feed(16, *shape[1:]))
@@ -369,7 +378,7 @@ def test_a_part_packed_otherwise_is_stored_all_the_same(pack: int) -> None:
     whole = Blob.alone(BlobLayout(1, 24, 1, 1, 1, 4, 1).with_elempack(pack))
     for begin, end in ((0, 16), (16, 24)):
         computed = Blob.alone(BlobLayout(1, end - begin, 1, 1, 1, 4, 1).with_elempack(8))
-        native.convert(native.mat_from_array(feed(24)[begin:end].copy()), computed.mat, OPTION)
+        native.convert(mat_of(feed(24)[begin:end].copy()), computed.mat, OPTION)
         whole.part("w", begin, end).store(computed.mat)
     np.testing.assert_array_equal(native.mat_to_array(whole.mat), feed(24))
 
@@ -379,15 +388,15 @@ def test_columns_are_copied_into_a_matrix() -> None:
     for begin, end in ((0, 5), (5, 8)):
         target = whole.part("w", begin, end)
         assert target.mat.dims == 0  # the layer takes memory of its own
-        target.store(native.mat_from_array(feed(3, 8)[:, begin:end].copy()))
+        target.store(mat_of(feed(3, 8)[:, begin:end].copy()))
     np.testing.assert_array_equal(native.mat_to_array(whole.mat), feed(3, 8))
 
 
 @pytest.mark.parametrize("pack", [1, 4])
 def test_channels_and_rows_are_views(pack: int) -> None:
     array = feed(16, 5, 3)
-    blob = Blob.alone(native.layout_of(native.mat_from_array(array)).with_elempack(pack))
-    native.convert(native.mat_from_array(array), blob.mat, OPTION)
+    blob = Blob.alone(native.layout_of(mat_of(array)).with_elempack(pack))
+    native.convert(mat_of(array), blob.mat, OPTION)
     np.testing.assert_array_equal(native.mat_to_array(native.channels_of(blob.mat, 4, 12)), array[4:12])
     np.testing.assert_array_equal(native.mat_to_array(native.rows_of(blob.mat, 1, 4)), array[:, 1:4])
     copy = native.copy_of(native.rows_of(blob.mat, 1, 4))
@@ -402,7 +411,7 @@ def test_channels_and_rows_are_views(pack: int) -> None:
 
 def test_padding_surrounds_every_channel() -> None:
     array = feed(4, 3, 5)
-    found = native.mat_to_array(native.padded(native.mat_from_array(array), 1, 0, 2, 3, 0.5, OPTION))
+    found = native.mat_to_array(native.padded(mat_of(array), 1, 0, 2, 3, 0.5, OPTION))
     np.testing.assert_array_equal(found, np.pad(array, ((0, 0), (1, 0), (2, 3)), constant_values=0.5))
 
 

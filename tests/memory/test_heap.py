@@ -1,0 +1,193 @@
+"""The C library's heap under our switches, in child processes: glibc's are for a whole process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexnn_ncnn.runtime import heap
+
+ROOT = Path(__file__).resolve().parents[2]
+MB = 1_000_000
+needs_glibc = pytest.mark.skipif(heap._LIBC is None, reason="only glibc has the switches")
+
+PRELUDE = """
+import gc, json, sys
+import numpy as np
+from flexnn_ncnn.runtime import heap, native
+from flexnn_ncnn.runtime.process_memory import resident_bytes, peak_bytes, reset_peak
+from flexnn_ncnn.options import RunOptions
+
+def layer(channels, kernel="sgemm"):
+    weights = np.ones(channels * channels * 9, np.float32)
+    params = native.make_params([(0, channels), (1, 3), (4, 1), (5, 0), (6, weights.size)])
+    return native.LoadedLayer("Convolution", params, [weights], native.make_option(RunOptions(), kernel))
+
+def stream(channels):
+    '''Load, compute and release one convolution.'''
+    loaded = layer(channels)
+    array = np.ones((channels, 16, 16), np.float32)
+    loaded.forward(native.mat_from_array(array), native.empty_mat())
+    loaded.close()
+
+def growth_of(call):
+    before = resident_bytes()
+    reset_peak()
+    call()
+    return peak_bytes() - before
+"""
+
+
+def child(code: str) -> Any:
+    """What a fresh process prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SEQUENCE = "[32, 48, 64, 80, 96, 112, 128, 144, 160, 144, 96, 160, 32, 152]"
+
+
+@needs_glibc
+def test_the_heap_grows_to_the_largest_need_and_not_to_the_sum() -> None:
+    found = child(
+        f"""
+        stream(32)
+        heap.trim()
+        with heap.return_freed_memory():
+            largest = growth_of(lambda: stream(160))
+        heap.keep_freed_memory()
+        reserve = heap.Reserve(largest)
+        def run():
+            for channels in {SEQUENCE}:
+                reserve.ensure_whole()
+                stream(channels)
+        first = growth_of(run)
+        again = growth_of(lambda: [run() for _ in range(5)])
+        print(json.dumps([largest, first, again]))
+        """
+    )
+    largest, first, again = found
+    assert largest > 2 * MB
+    assert first < 1.25 * largest + MB
+    assert again < 0.5 * MB  # what the first run took serves the others
+
+
+@needs_glibc
+def test_small_blocks_in_the_hole_are_mended() -> None:
+    found = child(
+        """
+        heap.keep_freed_memory()
+        reserve = heap.Reserve(2_000_000)
+        stream(48)
+        begin, end = reserve._begin, reserve._end
+        kept = [bytearray(3000) for _ in range(200)]  # some of Python's own lie in the hole now
+        reserve.ensure_whole()
+        print(json.dumps(reserve._is_whole()))
+        """
+    )
+    assert found is True
+
+
+@needs_glibc
+def test_freed_memory_goes_back_when_it_is_to_be_measured() -> None:
+    kept_bytes, returned_bytes = child(
+        """
+        def held_after():
+            before = resident_bytes()
+            loaded = layer(160)
+            loaded.close()
+            del loaded
+            gc.collect()
+            return resident_bytes() - before
+        stream(32)
+        heap.keep_freed_memory()
+        kept = held_after()
+        heap.trim()
+        with heap.return_freed_memory():
+            held_after()
+            returned = held_after()
+        print(json.dumps([kept, returned]))
+        """
+    )
+    assert kept_bytes > MB
+    assert returned_bytes < 0.3 * MB
+
+
+@needs_glibc
+def test_close_and_trim_give_everything_back() -> None:
+    held_bytes, left_bytes = child(
+        """
+        stream(32)
+        heap.keep_freed_memory()
+        heap.trim()
+        before = resident_bytes()
+        reserve = heap.Reserve(8_000_000)
+        stream(160)
+        held = resident_bytes() - before
+        reserve.close()
+        reserve.close()
+        heap.trim()
+        print(json.dumps([held, resident_bytes() - before]))
+        """
+    )
+    assert held_bytes > MB
+    assert left_bytes < 0.5 * MB
+
+
+@needs_glibc
+def test_a_reserve_costs_address_space_and_no_memory() -> None:
+    assert child("heap.keep_freed_memory(); print(growth_of(lambda: heap.Reserve(500_000_000)))") < MB
+
+
+@needs_glibc
+def test_kernels_answer_the_same_in_a_reserve() -> None:
+    different = child(
+        """
+        def answer():
+            loaded = layer(64)
+            top, array = native.empty_mat(), np.random.default_rng(0).random((64, 9, 9), np.float32)
+            loaded.forward(native.mat_from_array(array), top)
+            return native.mat_to_array(top)
+        before = answer()
+        heap.keep_freed_memory()
+        reserve = heap.Reserve(1_000_000)
+        reserve.ensure_whole()
+        print(json.dumps(float(np.abs(answer() - before).max())))
+        """
+    )
+    assert different == 0
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_LIBC", None)
+    heap.keep_freed_memory()
+    heap.trim()
+    with heap.return_freed_memory():
+        pass
+    reserve = heap.Reserve(10**15)
+    reserve.ensure_whole()
+    reserve.close()
+    assert reserve._blocks == []
+
+
+def test_what_is_no_glibc_is_known_by_its_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        malloc_trim = None  # but no gnu_get_libc_version
+
+    monkeypatch.setattr(heap.ctypes, "PyDLL", lambda name: Other())
+    assert heap._glibc() is None
