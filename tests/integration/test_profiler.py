@@ -1,0 +1,245 @@
+"""What the profiler finds out about real layers by trying them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexnn_ncnn.errors import InputError, ProfileError
+from flexnn_ncnn.options import KERNELS, RunOptions
+from flexnn_ncnn.planning.arena import place
+from flexnn_ncnn.planning.problem import blob_problem, live_bytes
+from flexnn_ncnn.profile import KernelCost, LayerProfile
+from flexnn_ncnn.profiler import profile_model
+from flexnn_ncnn.runtime import process_memory
+from param_tools.model_io import open_model, read_param
+from tests.integration.pipeline import Array, Prepared, feed, prepared, prepared_files
+from tests.property.slicing_stock import model_of, write_random
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+exact_memory = pytest.mark.skipif(not process_memory.peak_is_exact(), reason="the system does not tell the peak")
+
+
+def one_layer(line: str, *shapes: tuple[int, ...], **options: object) -> LayerProfile:
+    """The profile of the layer called `it`."""
+    inputs = {f"in{i}": feed(*shape, seed=i) for i, shape in enumerate(shapes)}
+    feeds = [f"Input {blob} 0 1 {blob}" for blob in inputs]
+    with prepared([*feeds, line], inputs, **options) as found:  # type: ignore[arg-type]
+        return found.layer("it")
+
+
+MODES_FOUND = {
+    "forward": [
+        ("Convolution it 1 1 in0 out 0=8 1=3 5=1 6=216", (3, 6, 6)),
+        ("Pooling it 1 1 in0 out 0=0 1=2 2=2", (3, 6, 6)),
+        ("InnerProduct it 1 1 in0 out 0=8 1=1 2=864", (3, 6, 6)),
+        ("Flatten it 1 1 in0 out", (4, 2, 3)),
+        ("Permute it 1 1 in0 out 0=1", (16, 3, 5)),
+    ],
+    "fresh": [("Reshape it 1 1 in0 out 0=48", (16, 3)), ("Interp it 1 1 in0 out 0=1 1=2.0 2=2.0", (4, 4, 4))],
+    "list": [
+        ("Concat it 2 1 in0 in1 out 0=0", (3, 6), (4, 6)),
+        ("Slice it 1 2 in0 a b -23300=2,5,-233 1=0", (17, 2)),
+        ("BinaryOp it 2 1 in0 in1 out 0=1", (16, 4, 4), (16,)),
+        ("LSTM it 1 1 in0 out 0=5 1=120 2=0", (4, 6)),
+        ("MultiHeadAttention it 1 1 in0 out 0=8 1=2 2=64 3=8 4=8", (4, 8)),
+        ("MatMul it 2 1 in0 in1 out 0=1", (4, 8), (5, 8)),
+    ],
+    "list_4d": [("Slice it 1 2 in0 a b -23300=2,5,-233 1=0", (17, 2, 2))],
+    "overlay": [
+        ("BinaryOp it 2 1 in0 in1 out 0=0", (16, 4, 4), (16, 4, 4)),
+        ("Eltwise it 2 1 in0 in1 out 0=1", (8,), (8,)),
+    ],
+    "inplace": [
+        ("ReLU it 1 1 in0 out", (16, 4, 4)),
+        ("LayerNorm it 1 1 in0 out 0=6 1=0.1", (3, 6)),
+        ("Softmax it 1 1 in0 out 0=0 1=1", (16,)),
+        ("BatchNorm it 1 1 in0 out 0=16", (16, 4, 4)),
+        ("BinaryOp it 1 1 in0 out 0=0 1=1 2=0.5", (16, 4)),
+    ],
+    "alias": [
+        ("Flatten it 1 1 in0 out", (16,)),
+        ("Reshape it 1 1 in0 out 0=16 1=3", (48,)),
+        ("ExpandDims it 1 1 in0 out -23303=1,0", (4, 8)),
+        ("Split it 1 2 in0 a b", (16,)),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "line", "shapes"),
+    [(mode, line, shapes) for mode, cases in MODES_FOUND.items() for line, *shapes in cases],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_the_mode_is_found_by_trying(mode: str, line: str, shapes: list[tuple[int, ...]]) -> None:
+    assert one_layer(line, *shapes).mode == mode
+
+
+def test_constants_and_words_have_modes_of_their_own() -> None:
+    lines = ["MemoryData fixed 0 1 c 0=7", "Input ids 0 1 ids", "Embed words 1 1 ids rows 0=4 1=50 2=0 3=200"]
+    with prepared(lines, {"ids": np.array([1, 2, 2], np.int32)}) as found:
+        assert found.layer("fixed").mode == "constant"
+        words = found.layer("words")
+        assert (words.mode, words.raw_bytes) == ("gather", 2 * 4 * 4)
+
+
+def test_layers_are_told_in_execution_order_with_their_blobs() -> None:
+    lines = ["Input in 0 1 in", "ReLU a 1 1 in x", "Split s 1 2 x y z", "BinaryOp b 2 1 y z out 0=0"]
+    with prepared(lines, {"in": feed(16, 4, 4)}) as found:
+        profile = found.profile
+    assert [layer.name for layer in profile.layers] == ["a", "s", "b"]
+    assert [layer.index for layer in profile.layers] == [1, 2, 3]
+    assert profile.layers[2].inputs == ("y", "z")
+    assert profile.outputs == ("out",)
+    assert profile.inputs[0][1].numpy_shape == (16, 4, 4)
+
+
+def test_layouts_are_those_stock_would_use() -> None:
+    packed = one_layer("Convolution it 1 1 in0 out 0=16 1=1 5=0 6=256", (16, 4, 4))
+    plain = one_layer("Convolution it 1 1 in0 out 0=16 1=1 5=0 6=256", (16, 4, 4), options=RunOptions(packing=False))
+    assert packed.input_layouts[0].elempack == packed.output_layouts[0].elempack > 1
+    assert plain.input_layouts[0].elempack == plain.output_layouts[0].elempack == 1
+
+
+# Costs
+
+
+def conv_line(channels: int, outputs: int, kernel: int = 3) -> str:
+    count = channels * outputs * kernel * kernel
+    pad = kernel // 2
+    return f"Convolution it 1 1 in0 out 0={outputs} 1={kernel} 4={pad} 5=0 6={count}"
+
+
+def kernel_of(layer: LayerProfile, name: str) -> KernelCost:
+    (found,) = (cost for cost in layer.kernels if cost.kernel == name)
+    return found
+
+
+@exact_memory
+def test_winograd_keeps_four_times_the_weights_and_sgemm_once() -> None:
+    layer = one_layer(conv_line(128, 256), (128, 12, 12))
+    raw = layer.raw_bytes
+    assert raw == 128 * 256 * 9 * 4
+    winograd, sgemm = kernel_of(layer, "default"), kernel_of(layer, "sgemm")
+    assert 3.5 * raw < winograd.kept_bytes.at(layer.units) < 8 * raw
+    assert 0.9 * raw < sgemm.kept_bytes.at(layer.units) < 1.3 * raw
+    assert winograd.load_peak_bytes.at(layer.units) >= winograd.kept_bytes.at(layer.units)
+
+
+@exact_memory
+def test_workspace_of_sgemm_is_the_matrix_of_its_windows() -> None:
+    layer = one_layer(conv_line(32, 64), (32, 48, 48))
+    columns = 32 * 9 * 48 * 48 * 4
+    assert 0.8 * columns < kernel_of(layer, "sgemm").run_peak_bytes.at(layer.units) < 1.8 * columns
+
+
+@exact_memory
+def test_half_the_outputs_keep_half_the_weights() -> None:
+    kernel = kernel_of(one_layer(conv_line(128, 256), (128, 12, 12)), "sgemm")
+    whole, half = kernel.kept_bytes.at(256), kernel.kept_bytes.at(128)
+    assert 0.4 * whole < half < 0.6 * whole
+
+
+@exact_memory
+def test_weights_used_where_they_are_keep_nothing() -> None:
+    layer = one_layer("InnerProduct it 1 1 in0 out 0=512 1=1 2=524288", (1024,))
+    (cost,) = layer.kernels
+    assert cost.reads_raw
+    assert cost.kept_bytes.at(layer.units) < 0.1 * layer.raw_bytes
+    assert (layer.units, layer.blob_axis) == (512, "w")
+
+
+def test_transformed_weights_are_not_read_raw() -> None:
+    layer = one_layer(conv_line(64, 64), (64, 9, 9))
+    assert not any(cost.reads_raw for cost in layer.kernels)
+
+
+@exact_memory
+def test_streaming_needs_loading_and_computing_at_most_together() -> None:
+    for cost in one_layer(conv_line(128, 256), (128, 12, 12)).kernels:
+        needed = cost.stream_peak_bytes.at(256)
+        assert needed >= 0.9 * cost.kept_bytes.at(256)
+        assert needed <= 1.3 * (cost.load_peak_bytes.at(256) + cost.run_peak_bytes.at(256)) + 500_000
+
+
+def test_times_are_positive_and_kernels_known() -> None:
+    for line, shape in ((conv_line(64, 64), (64, 20, 20)), ("Pooling it 1 1 in0 out 0=0 1=2 2=2", (16, 40, 40))):
+        for cost in one_layer(line, shape).kernels:
+            assert cost.kernel in KERNELS
+            assert cost.compute_seconds.at(64) > 0
+            assert min(cost.load_seconds.at(64), cost.kept_bytes.at(64), cost.run_peak_bytes.at(64)) >= 0
+
+
+def test_a_layer_with_few_weights_is_not_sliced() -> None:
+    assert one_layer(conv_line(4, 8), (4, 8, 8)).blob_axis == ""
+    assert one_layer(conv_line(128, 64), (128, 8, 8)).blob_axis == "c"
+
+
+def test_a_large_layer_is_measured_slice_by_slice() -> None:
+    inputs = {"in0": feed(128, 6, 6)}
+    lines = ["Input in0 0 1 in0", conv_line(128, 256)]
+    with prepared(lines, inputs) as whole, prepared(lines, inputs, part_bytes=300_000) as sliced:
+        one, other = whole.layer("it"), sliced.layer("it")
+        assert (one.units, one.output_layouts, one.mode) == (other.units, other.output_layouts, other.mode)
+        kept, in_slices = (kernel_of(layer, "sgemm").kept_bytes.at(256) for layer in (one, other))
+    if process_memory.peak_is_exact():
+        assert 0.6 * kept < in_slices < 1.6 * kept
+
+
+def test_layers_alike_are_measured_once() -> None:
+    blobs = ["in0", "a", "b", "c"]
+    lines = [f"Convolution {b} 1 1 {a} {b} 0=16 1=1 5=0 6=256" for a, b in pairwise(blobs)]
+    lines.insert(0, "Input in0 0 1 in0")
+    with prepared(lines, {"in0": feed(16, 8, 8)}) as found:
+        assert found.layer("b").kernels == found.layer("c").kernels
+
+
+# What cannot be
+
+
+def test_an_input_must_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "m.param"
+    write_random(model_of(["Input in 0 1 in", "ReLU r 1 1 in out"]), path)
+    with open_model(path) as model, pytest.raises(InputError, match="no input is given for blob 'in'"):
+        profile_model(model, "", "", {}, RunOptions())
+
+
+def test_outputs_of_unknown_size_are_refused_by_name() -> None:
+    line = "DetectionOutput it 3 1 in0 in1 in2 out 0=2"
+    with pytest.raises(ProfileError, match="layer 'it'"):
+        one_layer(line, (8,), (8,), (2, 8))
+
+
+def test_progress_counts_the_layers(tmp_path: Path) -> None:
+    path = tmp_path / "m.param"
+    write_random(model_of(["Input in 0 1 in", "ReLU r 1 1 in x", "AbsVal a 1 1 x out"]), path)
+    told: list[tuple[int, int]] = []
+    with open_model(path) as model:
+        profile_model(model, "", "", {"in": feed(4)}, RunOptions(), progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 2), (2, 2)]
+
+
+# The zoo
+
+
+@contextmanager
+def zoo(name: str, folder: Path, *shape: int) -> Iterator[Prepared]:
+    """A graph of the zoo with random weights."""
+    path = folder / f"{name}.param"
+    write_random(read_param(MODELS / f"{name}.param"), path)
+    inputs: dict[str, Array] = {"in0": feed(*shape)}
+    with prepared_files(path, inputs) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", ["squeezenet11", "mobilenetv2"])
+def test_the_arena_of_a_real_network_is_near_its_lower_bound(name: str, tmp_path: Path) -> None:
+    with zoo(name, tmp_path, 3, 224, 224) as found:
+        buffers = blob_problem(found.profile).buffers
+        _, size = place(buffers)
+        assert size <= 1.02 * max(live_bytes(buffers, len(found.profile.layers)))
