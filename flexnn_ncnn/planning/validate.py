@@ -155,7 +155,7 @@ def _check_parts(step: Step, name: str) -> None:
         _require(len(slabs) == 1 and 0 not in slabs, name, "has as many slabs in every stage")
     elif mode == "join" or (mode == "alias" and len(step.outputs) > 1):
         _require(not parts, name, "runs no layer")
-    elif mode == "forward":
+    elif mode in ("forward", "fresh"):
         _require(bool(parts), name, "has a part at least")
         _require(len(parts) == 1 or step.blob_axis in ("c", "h", "w"), name, "has parts along an axis")
         begins = [0, *(part.end for part in parts[:-1])]
@@ -238,7 +238,7 @@ class _Walk:
         else:
             for blob in step.outputs:
                 self._place(blob, number, name)
-        if step.mode in ("forward", "chain"):
+        if step.mode in ("forward", "fresh", "chain"):
             self._check_extents(step, name)
 
     def _check_exists(self, blob: str, number: int, name: str) -> None:
@@ -283,7 +283,7 @@ class _Walk:
     def _check_extents(self, step: Step, name: str) -> None:
         """Parts and slabs together make the whole output."""
         whole = self._layouts[step.outputs[0]]
-        if step.mode == "forward" and len(step.parts) > 1:
+        if step.mode != "chain" and len(step.parts) > 1:
             packed = step.blob_axis == ("w", "h", "c", "c")[whole.dims - 1]
             extent = int(getattr(whole, step.blob_axis)) * (whole.elempack if packed else 1)
             _require(step.parts[-1].end == extent, name, f"has parts for all {extent} units:", _spans(step.parts))

@@ -82,6 +82,8 @@ class PartTarget:
         if self._mat is not None:
             if computed.elempack != self._mat.elempack:  # ncnn packs by the slice's own number of outputs
                 native.repack(computed, native.same_memory(self._mat))
+            elif native.data_address(computed) != native.data_address(self._mat):  # an int8 layer's "fresh" output
+                native.copy_blob(computed, self._mat)
             return
         whole, part = native.array_view(self._whole.mat), native.array_view(computed)
         if part.shape[-1] != whole.shape[-1] or self._axis != "w":
