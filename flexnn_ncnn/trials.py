@@ -24,7 +24,7 @@ __all__ = ["FIRST_BASE_BYTES", "Trials"]
 # Code pages and Python objects, before a trial tells what they really are.
 FIRST_BASE_BYTES = 2_500_000
 # What the peaks of one plan differ by between processes.
-_NOISE_BYTES = 150_000
+_NOISE_BYTES = 250_000
 # What is left free when planning again, so that the next trial passes.
 _BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
 _TRIALS = 5
