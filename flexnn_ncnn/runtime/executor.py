@@ -23,6 +23,8 @@ from flexnn_ncnn.runtime.weight_source import WeightSource
 
 __all__ = ["Executor"]
 
+_LARGE_HEAP_BYTES = 8_000_000
+
 _Mats = dict[str, native.Mat]
 _Action = Callable[[_Mats], None]
 
@@ -47,6 +49,8 @@ class Executor:
         self._blobs = {p.blob: Blob(self._arena, p.offset_bytes, p.layout) for p in plan.placements}
         # one Option per kernel: a layer only reads it
         self._options = {k: native.make_option(plan.options, k) for k in {"default", *(s.kernel for s in plan.steps)}}
+        # worth its time where slabs are large
+        self._between_slabs = heap.join_tiny_blocks if plan.heap_bytes >= _LARGE_HEAP_BYTES else None
         self._resident: list[native.LoadedLayer] = []
         with heap.return_freed_memory():
             self._actions = [self._compile(step) for step in plan.steps]
@@ -126,7 +130,8 @@ class Executor:
             if len(spans) == 1:
                 spans = [(0, whole.layout.packed_extent)]
             targets = [whole.part(step.blob_axis or "c", begin, end) for begin, end in spans]
-            return _parts(step, runs, targets, whole, self._options["default"])
+            placed = self._blobs.get(step.sources[0])
+            return _parts(step, runs, targets, whole, placed, self._options["default"], self._between_slabs)
         (run,) = runs
         source = step.sources[0] if step.sources else ""
         if step.mode == "overlay":
@@ -184,7 +189,7 @@ class Executor:
             loaded = kept or [load() for load in loads]
             if not kept:
                 self.trace.loaded(step.weight_bytes, time.perf_counter() - begin)
-            forward_chain(loaded, step.stages, mats[source], top, option)
+            forward_chain(loaded, step.stages, mats[source], top, option, self._between_slabs)
             for layer in () if kept else loaded:
                 layer.close()
             mats[output] = top
@@ -315,10 +320,18 @@ def _parts(
     runs: list[Callable[[Callable[[native.LoadedLayer], None]], None]],
     targets: list[PartTarget],
     whole: Blob,
+    placed: Blob | None,
     option: native.Option,
+    between: Callable[[], None] | None,
 ) -> _Action:
     source, output = step.sources[0], step.outputs[0]
-    known: tuple[native.Mat, list[list[SlabViews]]] = (None, [])
+
+    def views_of(bottom: native.Mat) -> list[list[SlabViews]]:
+        reads = [native.channels_of(bottom, *part.reads) if part.reads[1] else bottom for part in step.parts]
+        return [slab_views(step.slabs, read, target.mat) for read, target in zip(reads, targets, strict=True)]
+
+    # blobs of the arena stay where they are, what the caller feeds does not
+    known = views_of(placed.mat) if step.slabs and placed is not None else None
 
     def whole_rows(mats: _Mats) -> None:
         bottom = mats[source]
@@ -330,14 +343,9 @@ def _parts(
         mats[output] = whole.mat
 
     def by_slabs(mats: _Mats) -> None:
-        nonlocal known
-        bottom = mats[source]
-        if known[0] is not bottom:  # blobs of the arena stay where they are, what the caller feeds does not
-            reads = [native.channels_of(bottom, *part.reads) if part.reads[1] else bottom for part in step.parts]
-            tops = [target.mat for target in targets]
-            known = bottom, [slab_views(step.slabs, read, top) for read, top in zip(reads, tops, strict=True)]
-        for run, views in zip(runs, known[1], strict=True):
-            run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option))  # type: ignore[misc]
+        everywhere = known or views_of(mats[source])
+        for run, views in zip(runs, everywhere, strict=True):
+            run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option, between))  # type: ignore[misc]
         mats[output] = whole.mat
 
     return by_slabs if step.slabs else whole_rows

@@ -8,10 +8,10 @@ Only glibc has the switches; elsewhere these functions do nothing and the budget
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["Reserve", "keep_freed_memory", "return_freed_memory", "trim"]
+__all__ = ["Reserve", "join_tiny_blocks", "keep_freed_memory", "return_freed_memory", "trim"]
 
 # malloc.h of glibc
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -2, -3, -4, -8
@@ -20,7 +20,8 @@ _SMALL_HOLE_BYTES = 256 * 1024
 _PIN_BYTES = 128 * 1024  # larger than any free memory left after plugging, so it comes from the heap's end
 _SPARE_BYTES, _MARGIN_BYTES = 1024 * 1024, 64 * 1024
 # glibc's per-thread cache: up to 7 blocks of each size; aligning splits off blocks of these
-_CACHED_PER_SIZE, _TINY_SIZES = 7, tuple(range(24, 1048, 16))
+_CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
+_SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 
 
@@ -72,7 +73,7 @@ class Reserve:
         """Mend the hole if small blocks stayed in it; a microsecond where none did."""
         if _LIBC is None or self._is_whole():
             return
-        _empty_thread_cache()
+        join_tiny_blocks(_CACHED_SIZES)
         if not self._is_whole():
             self._build()
 
@@ -88,6 +89,7 @@ class Reserve:
         return self._begin <= block < self._end
 
     def _build(self) -> None:
+        self.close()  # the memory around an earlier hole, which can be used again
         trim()
         self._plug()
         holes = []
@@ -112,13 +114,19 @@ class Reserve:
             size //= 2
 
 
-def _empty_thread_cache() -> None:
-    """Join the tiny blocks this thread's malloc cache holds with their neighbours.
+def join_tiny_blocks(sizes: Sequence[int] = ()) -> None:
+    """Join tiny blocks that this thread's malloc cache holds with their neighbours.
 
     They are taken out of the cache, which is filled with others instead; freed then, they do not fit into it.
+
+    Args:
+        sizes: of which blocks; by default of those that aligning a large block splits off.
     """
-    taken = [_malloc(size) for size in _TINY_SIZES for _ in range(_CACHED_PER_SIZE)]
-    others = [_malloc(size) for size in _TINY_SIZES for _ in range(_CACHED_PER_SIZE)]
+    if _LIBC is None:
+        return
+    wanted = [size for size in sizes or _SPLIT_OFF_SIZES for _ in range(_CACHED_PER_SIZE)]
+    taken = [_malloc(size) for size in wanted]
+    others = [_malloc(size) for size in wanted]
     for block in (*others, *taken):
         _free(block)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flexnn_ncnn.plan import Slab, Stage
@@ -48,7 +48,11 @@ def _is_aligned(mat: native.Mat) -> bool:
 
 
 def forward_slabs(
-    loaded: native.LoadedLayer, views: Sequence[SlabViews], pad_value: float, option: native.Option
+    loaded: native.LoadedLayer,
+    views: Sequence[SlabViews],
+    pad_value: float,
+    option: native.Option,
+    between: Callable[[], None] | None = None,
 ) -> None:
     """Compute a layer slab by slab.
 
@@ -57,6 +61,7 @@ def forward_slabs(
         views: slabs in any order; together they cover the output, which is written in place.
         pad_value: what padding is filled with.
         option: for the padded copies.
+        between: called after every slab.
     """
     for view in views:
         slab, rows = view.slab, view.bottom
@@ -65,6 +70,9 @@ def forward_slabs(
         elif not view.reads_aligned:
             rows = native.copy_of(rows)
         _forward_into(loaded, rows, view.top, view.writes_aligned)
+        del rows
+        if between is not None:
+            between()
 
 
 def _forward_into(loaded: native.LoadedLayer, rows: native.Mat, top: native.Mat, is_aligned: bool) -> None:
@@ -82,6 +90,7 @@ def forward_chain(
     bottom: native.Mat,
     top: native.Mat,
     option: native.Option,
+    between: Callable[[], None] | None = None,
 ) -> None:
     """Compute several layers in a row, slab by slab through all of them.
 
@@ -91,6 +100,7 @@ def forward_chain(
         bottom: the whole input of the first.
         top: the whole output of the last; written in place.
         option: for the padded copies.
+        between: called after every slab.
     """
     for number in range(len(stages[0].slabs)):
         rows = native.rows_of(bottom, stages[0].slabs[number].first, stages[0].slabs[number].last)
@@ -107,3 +117,7 @@ def forward_chain(
                 computed = native.empty_mat()
                 layer.forward(rows, computed)
                 rows = computed
+                del computed  # or it would stay beside its padded copy
+        del rows
+        if between is not None:
+            between()
