@@ -40,6 +40,8 @@ _UNPADDED = {
 }
 _PAD_VALUE_ID = 18  # of a convolution
 _LEAST_FLOAT = -3.4028234663852886e38  # pooling_x86.cpp: what padding is to a maximum
+# ncnn's widest packing
+_LANES = 16
 _ENCODINGS = {
     Encoding.FP32_UNTAGGED: "fp32",
     Encoding.FP32: "fp32",
@@ -88,6 +90,8 @@ def slab_windows(layer: Layer, layout: BlobLayout) -> tuple[Window, Window] | No
     if layout.dims != 3 or len(layer.inputs) != 1:
         return None
     params = int_params(layer)
+    if layer.type == "Convolution" and (params["dilation_w"], params["dilation_h"]) != (1, 1):
+        return None  # with packing off ncnn takes them apart, and crashes on fewer rows than the dilation
     if layer.type == "ConvolutionDepthWise" and params["group"] != params["num_output"]:
         return None  # ncnn computes groups on their own, and takes their channels to lie as in a blob of a slab's size
     flat = layout.with_elempack(1)
@@ -319,7 +323,10 @@ def _parts(model: NcnnModel, layer: LayerProfile, choice: Choice) -> tuple[Part,
     if not layer.blob_axis or choice.part_units >= layer.units:
         return (layer_part(model, layer.index),)
     axis = streaming_axis(model, layer.index)
-    begins = range(0, layer.units, choice.part_units)
-    return tuple(
-        layer_part(model, layer.index, axis, begin, min(begin + choice.part_units, layer.units)) for begin in begins
-    )
+    ends = [*range(choice.part_units, layer.units, choice.part_units), layer.units]
+    last = (ends[-1] - ends[-2]) // layer.granularity
+    if layer.blob_axis == "c" and layer.granularity < _LANES and last % 2 == 0:
+        # slices of an odd number of granules are packed like the whole: a depthwise slice that is packed otherwise
+        # than its input writes outside its memory
+        ends.insert(-1, layer.units - layer.granularity)
+    return tuple(layer_part(model, layer.index, axis, begin, end) for begin, end in zip([0, *ends], ends, strict=False))
