@@ -17,6 +17,7 @@ from flexnn_ncnn.profile import LayerProfile, ModelProfile
 __all__ = ["ChainedProfile", "chain_choices", "chain_levels"]
 
 _MAX_LEVELS = 8
+_LARGEST_HEAP_BYTES = 8_000_000
 _SLAB_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -99,13 +100,15 @@ def _join(level: ChainedProfile, first: int) -> ChainedProfile:
 
 
 def chain_choices(members: Sequence[LayerProfile], read_seconds_per_byte: float) -> tuple[Choice, ...]:
-    """The ways to run a chain: in how many slabs, resident or streamed; ncnn's own kernels."""
+    """The ways to run a chain, with ncnn's own kernels: in how many slabs, resident or streamed; () if too large."""
     rows = members[-1].window.outputs if members[-1].window else 1
     sizes = {-(-rows // count) for count in _SLAB_COUNTS if count <= rows}
     found = [
         choice for size in sorted(sizes or {rows}) for choice in _chain_choices(members, size, read_seconds_per_byte)
     ]
-    return undominated(found)
+    # blobs of several sizes come and go within a slab: what large ones leave between them cannot be told beforehand
+    small = [choice for choice in found if choice.heap_bytes <= _LARGEST_HEAP_BYTES]
+    return undominated(small) if small else ()
 
 
 def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds_per_byte: float) -> Iterator[Choice]:

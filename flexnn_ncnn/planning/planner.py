@@ -64,7 +64,12 @@ class Schedule:
 def workload(profile: ModelProfile) -> Workload:
     """The part of planning that no budget changes."""
     plain, *chained = (_workload(level) for level in chain_levels(profile))
-    return replace(plain, chained=tuple(chained))
+    return replace(plain, chained=tuple(level for level in chained if _can_run(level)))
+
+
+def _can_run(work: Workload) -> bool:
+    """Whether every chain can be run."""
+    return all(found or len(members) == 1 for found, members in zip(work.choices, work.members, strict=True))
 
 
 def _workload(level: ChainedProfile) -> Workload:

@@ -23,7 +23,7 @@ from flexnn_ncnn.runtime.weight_source import WeightSource
 
 __all__ = ["Executor"]
 
-_LARGE_HEAP_BYTES = 8_000_000
+_LARGE_HEAP_BYTES = 4_000_000
 
 _Mats = dict[str, native.Mat]
 _Action = Callable[[_Mats], None]
@@ -189,7 +189,7 @@ class Executor:
             loaded = kept or [load() for load in loads]
             if not kept:
                 self.trace.loaded(step.weight_bytes, time.perf_counter() - begin)
-            forward_chain(loaded, step.stages, mats[source], top, option, self._between_slabs)
+            forward_chain(loaded, step.stages, mats[source], top, option, heap.join_tiny_blocks)
             for layer in () if kept else loaded:
                 layer.close()
             mats[output] = top

@@ -90,7 +90,7 @@ def forward_chain(
     bottom: native.Mat,
     top: native.Mat,
     option: native.Option,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], None],
 ) -> None:
     """Compute several layers in a row, slab by slab through all of them.
 
@@ -100,7 +100,7 @@ def forward_chain(
         bottom: the whole input of the first.
         top: the whole output of the last; written in place.
         option: for the padded copies.
-        between: called after every slab.
+        between: called after every layer of every slab.
     """
     for number in range(len(stages[0].slabs)):
         rows = native.rows_of(bottom, stages[0].slabs[number].first, stages[0].slabs[number].last)
@@ -118,6 +118,6 @@ def forward_chain(
                 layer.forward(rows, computed)
                 rows = computed
                 del computed  # or it would stay beside its padded copy
-        del rows
-        if between is not None:
             between()
+        del rows
+        between()
