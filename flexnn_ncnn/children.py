@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import FlexnnError
+from flexnn_ncnn.runtime.cpu import born_on_one_cpu
 from flexnn_ncnn.runtime.serving import restore_error
 
 __all__ = ["Worker", "WorkerError", "saved_arrays"]
@@ -35,18 +36,28 @@ class Worker:
     Args:
         module: what it runs, `python -m MODULE`, which serves as `flexnn_ncnn.runtime.serving` says.
         task: what it does, for people: the subject of "... crashed".
+        threads: how many it computes on; one stays on one CPU, where its memory can be told exactly.
+        padding_bytes: how much larger its environment is than ours, which shifts what lies in its heap.
     """
 
-    def __init__(self, module: str = "flexnn_ncnn.runtime.worker", task: str = "running the model") -> None:
+    def __init__(
+        self,
+        module: str = "flexnn_ncnn.runtime.worker",
+        task: str = "running the model",
+        *,
+        threads: int = 0,
+        padding_bytes: int = 0,
+    ) -> None:
         self._task = task
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=dict(os.environ, PYTHONPATH=_python_path()),
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us; we end the child ourselves
-        )
+        with born_on_one_cpu(threads == 1):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=dict(os.environ, PYTHONPATH=_python_path(), FLEXNN_PADDING="x" * padding_bytes),
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us; we end the child ourselves
+            )
 
     def ask(self, do: str, progress: Callable[[str, int, int], None] | None = None, **request: Any) -> dict[str, Any]:
         """Send a request and wait for the answer.

@@ -128,23 +128,17 @@ def compare_models(
         FlexnnError: as `prepare`, or stock ncnn cannot run the model.
     """
     plan, plan_path = prepare(request, inputs, progress)
+    threads = request.options.num_threads
     with (
         saved_arrays(inputs) as saved,
-        Worker(task="stock ncnn") as stock,
-        Worker(task="running the plan") as flexnn,
+        Worker(task="stock ncnn", threads=threads) as stock,
+        Worker(task="running the plan", threads=threads) as flexnn,
     ):
         param, weights = str(request.param_path), str(request.bin_path)
-        threads = request.options.num_threads
         stock_open = stock.ask(
-            "open",
-            inputs=saved,
-            param=param,
-            bin=weights,
-            threads=threads,
-            options=asdict(request.options),
-            outputs=plan.outputs,
+            "open", inputs=saved, param=param, bin=weights, options=asdict(request.options), outputs=plan.outputs
         )
-        flexnn_open = flexnn.ask("open", inputs=saved, param=param, bin=weights, threads=threads, plan=str(plan_path))
+        flexnn_open = flexnn.ask("open", inputs=saved, param=param, bin=weights, plan=str(plan_path))
         stock_runs, flexnn_runs = _rounds(stock, flexnn, rounds, progress)
         stock_outputs, flexnn_outputs = (_outputs(worker, plan.outputs) for worker in (stock, flexnn))
     stock_side = Measured(**_summary(stock_open, stock_runs))

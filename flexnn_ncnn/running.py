@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy.typing as npt
 
 from flexnn_ncnn.preparation import Progress, Request, prepare
-from flexnn_ncnn.runtime import heap
 from flexnn_ncnn.runtime.cpu import stay_on_one_cpu
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.vehicles import open_plan
@@ -65,8 +63,6 @@ def run_model(request: Request, inputs: Mapping[str, npt.NDArray[Any]], progress
         stay_on_one_cpu()
     meter = GrowthMeter()
     plan, _ = prepare(request, inputs, progress)
-    gc.collect()
-    heap.trim()  # what preparing freed is not the model's to use unseen
     meter.idle_again()
     with open_plan(plan, request.param_path, request.bin_path) as vehicle:
         outputs = vehicle.run(inputs)

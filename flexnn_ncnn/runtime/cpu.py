@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["stay_on_one_cpu"]
+__all__ = ["born_on_one_cpu", "stay_on_one_cpu"]
 
 
 def stay_on_one_cpu() -> None:
@@ -15,3 +17,17 @@ def stay_on_one_cpu() -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+@contextmanager
+def born_on_one_cpu(wanted: bool) -> Iterator[None]:
+    """Within the block, processes that are started stay on one CPU from their first page on, where that is wanted."""
+    if not wanted or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    stay_on_one_cpu()
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from flexnn_ncnn.formats import read_plan
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.cpu import stay_on_one_cpu
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.runtime.vehicles import open_plan
@@ -40,8 +39,6 @@ class _Worker:
 
     def open(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Load the inputs and the model: a plan with its .bin, or stock ncnn."""
-        if request.get("threads") == 1:
-            stay_on_one_cpu()
         self._meter = GrowthMeter()
         self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
         begin = time.perf_counter()

@@ -43,10 +43,10 @@ def with_peak(peak_bytes: int, **fields: Any) -> Comparison:
 
 def test_json_has_the_documented_fields(tmp_path: Path) -> None:
     param = tiny_models.classifier(tmp_path)
-    done = flexnn("compare", param, "--budget", "10MB", "--rounds", 3, "--json", cache=tmp_path / "cache")
+    done = flexnn("compare", param, "--budget", "2.4MB", "--rounds", 3, "--json", cache=tmp_path / "cache")
     assert done.status == 0, done.err
     found = json.loads(done.out)
-    assert (found["model"], found["budget_bytes"], found["threads"]) == (str(param), 10_000_000, 1)
+    assert (found["model"], found["budget_bytes"], found["threads"]) == (str(param), 2_400_000, 1)
     for side in (found["stock"], found["flexnn"]):
         assert 0 < side["latency_ms_min"] <= side["latency_ms_median"]
         assert side["peak_bytes"] >= 0
@@ -62,8 +62,8 @@ def test_json_has_the_documented_fields(tmp_path: Path) -> None:
 
 def test_a_plan_that_holds_more_than_its_budget_is_found_out(tmp_path: Path) -> None:
     param, cache = tiny_models.classifier(tmp_path), tmp_path / "cache"
-    assert flexnn("compare", param, "--budget", "10MB", "--rounds", 1, cache=cache).status == 0
-    (path,) = cache.glob("plans/*/10000000.plan.json")
+    assert flexnn("compare", param, "--budget", "2.4MB", "--rounds", 1, cache=cache).status == 0
+    (path,) = cache.glob("plans/*/2400000.plan.json")
     lying = dataclasses.replace(read_plan(path), budget_bytes=50_000, predicted_peak_bytes=40_000)
     write_plan(lying, path.with_name("50000.plan.json"))
     done = flexnn("compare", param, "--budget", "50kB", "--rounds", 1, cache=cache)

@@ -51,7 +51,7 @@ def test_a_classifier_gives_stocks_scores_as_text_json_and_file(tmp_path: Path, 
     param = tiny_models.classifier(tmp_path)
     picture = np.random.default_rng(0).random((3, 32, 32))
     x, y = save(tmp_path, "x.npy", picture), tmp_path / "y.npy"
-    done = flexnn("run", param, "--budget", "10MB", "--input", x, "-o", y, "--top", 2, "--json", cache=cache)
+    done = flexnn("run", param, "--budget", "2.4MB", "--input", x, "-o", y, "--top", 2, "--json", cache=cache)
     assert done.status == 0, done.err
     expected = stock(param, {"in0": picture.astype(np.float32)}, ("out0",))["out0"]
     np.testing.assert_allclose(np.load(y), expected, rtol=1e-5)
@@ -60,11 +60,11 @@ def test_a_classifier_gives_stocks_scores_as_text_json_and_file(tmp_path: Path, 
     (output,) = report["outputs"]
     assert [one["index"] for one in output["top"]] == list(best)
     assert output["top"][0]["probability"] == pytest.approx(float(expected[best[0]]), rel=1e-5)
-    assert report["budget_bytes"] == 10_000_000
+    assert report["budget_bytes"] == 2_400_000
     assert 0 <= report["peak_bytes"] <= report["budget_bytes"]
     assert report["input"] == str(x)
-    text = flexnn("run", param, "--budget", "10MB", "--input", f"in0={x}", "--top", 2, cache=cache).out
-    assert "10.0 MB allowed" in text
+    text = flexnn("run", param, "--budget", "2.4MB", "--input", f"in0={x}", "--top", 2, cache=cache).out
+    assert "2.4 MB allowed" in text
     assert f"1  {expected[best[0]]:>7.2%}" in text
 
 
@@ -73,12 +73,12 @@ def test_several_inputs_and_outputs(tmp_path: Path, cache: Path) -> None:
     left, right = (np.random.default_rng(i).random(64, np.float32) for i in range(2))
     arguments = [f"left={save(tmp_path, 'a.npy', left)}", "--input", f"right={save(tmp_path, 'b.npy', right)}"]
     out = tmp_path / "out.npz"
-    done = flexnn("run", param, "--budget", "10MB", "--input", *arguments, "-o", out, cache=cache)
+    done = flexnn("run", param, "--budget", "2.4MB", "--input", *arguments, "-o", out, cache=cache)
     assert done.status == 0, done.err
     with np.load(out) as found:
         np.testing.assert_array_equal(found["sum"], left + right)
         np.testing.assert_array_equal(found["product"], left * right)
-    refused = flexnn("run", param, "--budget", "10MB", "-o", tmp_path / "o.npy", cache=cache)
+    refused = flexnn("run", param, "--budget", "2.4MB", "-o", tmp_path / "o.npy", cache=cache)
     assert refused.status == 2
     assert "2 outputs: sum, product; give -o a name in .npz" in refused.err
     assert not (tmp_path / "o.npy").exists()
@@ -88,26 +88,26 @@ def test_ids_of_any_integer_type_are_looked_up(tmp_path: Path, cache: Path) -> N
     param = tiny_models.lookup(tmp_path)
     ids = np.array([3, 49, 0, 3, 7])
     x, y = save(tmp_path, "x.npy", ids), tmp_path / "y.npy"
-    assert flexnn("run", param, "--budget", "10MB", "--input", x, "-o", y, cache=cache).status == 0
+    assert flexnn("run", param, "--budget", "2.4MB", "--input", x, "-o", y, cache=cache).status == 0
     np.testing.assert_array_equal(np.load(y), stock(param, {"in0": ids.astype(np.int32)}, ("out0",))["out0"])
 
 
 def test_without_input_the_model_is_fed_noise_of_the_stated_shape(tmp_path: Path, cache: Path) -> None:
     param = tiny_models.upscaler(tmp_path)
-    done = flexnn("run", param, "--budget", "10MB", cache=cache)
+    done = flexnn("run", param, "--budget", "2.4MB", cache=cache)
     assert done.status == 0, done.err
     assert "input    noise (no --input, no --image)" in done.out
     assert "out0 3x32x32: " in done.out
     unsized = tiny_models.classifier(tmp_path, sized=False)
-    refused = flexnn("run", unsized, "--budget", "10MB", cache=cache)
+    refused = flexnn("run", unsized, "--budget", "2.4MB", cache=cache)
     assert refused.status == 1
     assert "does not tell the shape of its input 'in0'; give --shape in0=CxHxW" in refused.err
-    assert flexnn("run", unsized, "--budget", "10MB", "--shape", "in0=3x32x32", cache=cache).status == 0
+    assert flexnn("run", unsized, "--budget", "2.4MB", "--shape", "in0=3x32x32", cache=cache).status == 0
 
 
 def test_a_picture_goes_into_any_network_of_three_channels(tmp_path: Path, cache: Path) -> None:
     param = tiny_models.upscaler(tmp_path)
-    done = flexnn("run", param, "--budget", "10MB", "--image", ROOT / "models" / "chelsea.png", "--json", cache=cache)
+    done = flexnn("run", param, "--budget", "2.4MB", "--image", ROOT / "models" / "chelsea.png", "--json", cache=cache)
     assert done.status == 0, done.err
     assert json.loads(done.out)["outputs"][0]["shape"] == [3, 32, 32]
 
@@ -116,7 +116,7 @@ def test_two_threads_give_the_same_answer(tmp_path: Path, cache: Path) -> None:
     param = tiny_models.classifier(tmp_path)
     outs = [tmp_path / "1.npy", tmp_path / "2.npy"]
     for threads, out in enumerate(outs, 1):
-        assert flexnn("run", param, "--budget", "10MB", "--threads", threads, "-o", out, cache=cache).status == 0
+        assert flexnn("run", param, "--budget", "2.4MB", "--threads", threads, "-o", out, cache=cache).status == 0
     np.testing.assert_allclose(np.load(outs[0]), np.load(outs[1]), rtol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_a_cached_plan_runs_without_planner_profiler_and_networkx(tmp_path: Path
     param = tiny_models.classifier(tmp_path)
     program = (
         "import sys\nfrom flexnn_ncnn.cli.main import main\n"
-        f"assert main(['run', {str(param)!r}, '--budget', '10MB', '--quiet']) == 0\n"
+        f"assert main(['run', {str(param)!r}, '--budget', '2.4MB', '--quiet']) == 0\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FLEXNN_CACHE_DIR": str(cache)}
@@ -156,12 +156,12 @@ def test_a_cached_plan_runs_without_planner_profiler_and_networkx(tmp_path: Path
 
 def test_a_damaged_plan_in_the_cache_is_made_again(tmp_path: Path) -> None:
     param, cache = tiny_models.classifier(tmp_path), tmp_path / "cache"
-    assert flexnn("run", param, "--budget", "10MB", cache=cache).status == 0
-    (plan,) = cache.glob("plans/*/10000000.plan.json")
+    assert flexnn("run", param, "--budget", "2.4MB", cache=cache).status == 0
+    (plan,) = cache.glob("plans/*/2400000.plan.json")
     whole = plan.read_text()
     for damage in ("", whole[: len(whole) // 2], "[]", whole.replace('"version":1', '"version":99')):
         plan.write_text(damage)
-        assert flexnn("run", param, "--budget", "10MB", cache=cache).status == 0
+        assert flexnn("run", param, "--budget", "2.4MB", cache=cache).status == 0
         assert plan.read_text() != damage
 
 
