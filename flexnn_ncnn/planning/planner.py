@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from flexnn_ncnn.errors import BudgetError
@@ -13,6 +14,9 @@ from flexnn_ncnn.planning.residency import Selection, select, smallest
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
 __all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
+
+# What is kept free for the gaps that blocks of several sizes leave in the heap, which depend on where it begins.
+_HEAP_SLACK = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,18 @@ def _fastest(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule | N
     """The fastest schedule of these layers as they are joined."""
     rows = [index for index, found in enumerate(work.choices) if found]
     memory = budget_bytes - base_bytes - work.arena_bytes
-    selection = select([work.choices[i] for i in rows], memory, work.arena_bytes, _result_bytes(work.profile))
+    selection = select(_with_slack(work, rows), memory, work.arena_bytes, _result_bytes(work.profile))
     return None if selection is None else _schedule(work, budget_bytes, base_bytes, rows, selection)
+
+
+def _with_slack(work: Workload, rows: list[int]) -> list[tuple[Choice, ...]]:
+    """The choices of layers, each with a larger heap."""
+    known: dict[int, tuple[Choice, ...]] = {}
+    for row in rows:
+        found = work.choices[row]
+        if id(found) not in known:
+            known[id(found)] = tuple(replace(one, heap_bytes=math.ceil(one.heap_bytes * _HEAP_SLACK)) for one in found)
+    return [known[id(work.choices[row])] for row in rows]
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
@@ -125,7 +139,7 @@ def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
 
 def _smallest(work: Workload) -> tuple[int, str]:
     rows = [index for index, found in enumerate(work.choices) if found]
-    least, row = smallest([work.choices[i] for i in rows], _result_bytes(work.profile))
+    least, row = smallest(_with_slack(work, rows), _result_bytes(work.profile))
     weights_first = least > work.arena_bytes
     layer = work.profile.layers[rows[row] if weights_first and rows else _widest_step(work)]
     what = "weights and workspace" if weights_first else "blobs"
@@ -169,7 +183,6 @@ def _schedule(work: Workload, budget_bytes: int, base_bytes: int, rows: list[int
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
-    peak = base_bytes + work.arena_bytes + selection.kept_bytes + selection.heap_bytes + selection.raw_bytes
-    return Schedule(
-        work, budget_bytes, tuple(chosen), peak, selection.seconds, selection.kept_bytes, selection.heap_bytes
-    )
+    heap = max((choice.heap_bytes for choice in chosen if choice is not None), default=0)
+    peak = base_bytes + work.arena_bytes + selection.kept_bytes + heap + selection.raw_bytes
+    return Schedule(work, budget_bytes, tuple(chosen), peak, selection.seconds, selection.kept_bytes, heap)

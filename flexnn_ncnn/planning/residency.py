@@ -19,8 +19,7 @@ __all__ = ["Selection", "select", "smallest"]
 
 _HEAP_LEVELS, _RAW_LEVELS = 24, 16
 _PRICE_STEPS = 28
-# What is kept free for the gaps that blocks of several sizes leave in the heap, which depend on where it begins.
-_HEAP_SLACK = 1.2
+_NEVER_BYTES = 2**62
 _FILLED = 6
 _TIGHTENED = 4
 
@@ -35,7 +34,7 @@ class Selection:
         chosen: per layer the index of its choice.
         seconds: time of one inference.
         kept_bytes: weights kept between inferences.
-        heap_bytes: largest heap of any layer; the limits hold a fifth more than it.
+        heap_bytes: largest heap of any layer.
         raw_bytes: most raw weights mapped at once.
     """
 
@@ -62,8 +61,7 @@ class _Table:
             return rows
 
         self.seconds, self.kept = matrix("seconds"), matrix("kept_bytes")
-        self.heap = np.ceil(matrix("heap_bytes") * _HEAP_SLACK)
-        self.raw, self.load = matrix("raw_bytes"), matrix("load_bytes")
+        self.heap, self.raw, self.load = matrix("heap_bytes"), matrix("raw_bytes"), matrix("load_bytes")
         self.rows = np.arange(len(groups))
 
     def least_raw(self, floor: float) -> tuple[_Floats, _Floats]:
@@ -121,7 +119,7 @@ def _tightened(
     table: _Table, found: Selection, memory_bytes: int, arena_bytes: int, result_bytes: int
 ) -> Selection | None:
     """The selection again with the limits that it really reaches: what they leave over goes to weights."""
-    heap, raw = float(np.ceil(found.heap_bytes * _HEAP_SLACK)), found.raw_bytes
+    heap, raw = found.heap_bytes, found.raw_bytes
     memory = memory_bytes - heap - raw
     seconds = table.within(heap, raw, heap + raw + arena_bytes)
     chosen = _priced(table, seconds, memory)
@@ -135,7 +133,8 @@ def smallest(layers: Sequence[Sequence[Choice]], result_bytes: int) -> tuple[int
     table = _Table(layers)
     heaps, raws = table.least_raw(result_bytes)
     needed = np.where(table.kept == 0, table.heap + table.raw, np.inf).min(axis=1)
-    return int((heaps + raws).min()), int(needed[table.row_of].argmax())
+    least = (heaps + raws).min()
+    return int(least) if np.isfinite(least) else _NEVER_BYTES, int(needed[table.row_of].argmax())
 
 
 def _limits(table: _Table, memory: float, floor: float) -> Iterator[tuple[float, float]]:
@@ -223,6 +222,6 @@ def _selection(table: _Table, chosen: npt.NDArray[np.intp], result_bytes: int) -
         tuple(int(i) for i in chosen),
         float(take(table.seconds).sum()),
         int(take(table.kept).sum()),
-        int(take(table.heap).max() / _HEAP_SLACK),
+        int(take(table.heap).max()),
         max(int(take(table.raw).max()), result_bytes),
     )
