@@ -102,6 +102,30 @@ def test_int8_layers_answer_as_stock(name: str) -> None:
         check_at_all_budgets(found, 3, 1e-5)
 
 
+@pytest.mark.parametrize("channels", [20, 24, 34, 72])
+def test_depthwise_slices_are_packed_like_the_whole(channels: int) -> None:
+    """Otherwise ncnn writes outside its memory."""
+    line = f"ConvolutionDepthWise it 1 1 in out 0={channels} 1=3 4=1 5=1 6={9 * channels} 7={channels}"
+    with prepared(["Input in 0 1 in", line], {"in": feed(channels, 9, 7)}, cut_all=True) as found:
+        granule = int(np.gcd(channels, 16))
+        for units in range(granule, channels, 2 * granule):
+            plan = found.plan_of([replace(found.work.choices[0][0], part_units=units, slab_rows=0)])
+            sizes = [part.end - part.begin for part in plan.steps[0].parts]
+            assert [size // granule % 2 for size in sizes] == [1] * len(sizes)
+            assert_close(found.run(plan), found.stock(), 1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_slabs_at_odd_addresses_answer_as_stock(threads: int) -> None:
+    """Rows of 5 values begin at no multiple of 16 bytes, where an activation of ncnn's would crash."""
+    line = "Convolution it 1 1 in out 0=3 1=3 5=1 6=432 9=2 -23310=1,0.1"
+    with prepared(["Input in 0 1 in", line], {"in": feed(16, 11, 7)}, RunOptions(threads), cut_all=True) as found:
+        for rows in (1, 2, 3, 4):
+            plan = found.plan_of([replace(found.work.choices[0][0], part_units=3, slab_rows=rows)])
+            assert len(plan.steps[0].slabs) == -(-9 // rows)
+            assert_close(found.run(plan), found.stock(), 1e-4)
+
+
 def test_a_plan_that_leaves_everything_to_ncnn_is_bit_identical() -> None:
     with chain(RunOptions(packing=False)) as found:
         chosen = [
