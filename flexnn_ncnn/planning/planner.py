@@ -87,7 +87,8 @@ def _workload(level: ChainedProfile) -> Workload:
         if len(members) > 1:
             found.append(chain_choices(members, profile.read_seconds_per_byte))
             continue
-        key = (layer.mode, layer.raw_bytes, layer.units, layer.granularity, layer.least_units, layer.kernels)
+        cut = (layer.units, layer.granularity, layer.least_units, layer.blob_axis)
+        key = (layer.mode, layer.raw_bytes, cut, layer.kernels)
         if key not in known:
             known[key] = choices(layer, profile.read_seconds_per_byte) if layer.kernels else ()
         found.append(known[key])
