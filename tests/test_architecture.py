@@ -21,6 +21,7 @@ MAX_LINES = 400
 RECORDS = ("flexnn_ncnn.errors", "flexnn_ncnn.units", "flexnn_ncnn.layout", "flexnn_ncnn.fingerprint")
 RECORDS += (
     "flexnn_ncnn.options",
+    "flexnn_ncnn.capabilities",
     "flexnn_ncnn.profile",
     "flexnn_ncnn.plan",
     "flexnn_ncnn.formats",

@@ -15,6 +15,7 @@ cannot be called wrongly:
 * A Mat over a numpy array has its channels side by side, where ncnn's layers count on gaps: such arrays are copied.
 """
 
+from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
     RAW_KEPT_BELOW_BYTES,
@@ -59,6 +60,7 @@ __all__ = [
     "StockNet",
     "array_view",
     "blob_view",
+    "capabilities",
     "channels_of",
     "convert",
     "copy_blob",

@@ -1,0 +1,47 @@
+"""What the installed ncnn can do beyond the stock wheel: a record that planner and runtime take as input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["CAPABILITY_EFFECTS", "STOCK", "Capabilities"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Each is False on the stock wheel; `flexnn_ncnn.runtime.native.capabilities` probes them.
+
+    Attributes:
+        releases_gil: loading, pipelines and forward let other Python threads run.
+        loads_zero_copy: `Net.load_model_buffer` reads weights in place from any Python buffer.
+        has_weight_allocator: `Option.weight_allocator` decides where raw and transformed weights lie.
+        saves_transformed_weights: `Layer.save_pipeline` and `load_pipeline` keep transformed weights.
+        tiles_im2col: a convolution by sgemm holds one tile of the im2col matrix, not all of it.
+        feeds_borrowed_mats: a `Net` can be fed a Mat over memory that is not ncnn's.
+    """
+
+    releases_gil: bool = False
+    loads_zero_copy: bool = False
+    has_weight_allocator: bool = False
+    saves_transformed_weights: bool = False
+    tiles_im2col: bool = False
+    feeds_borrowed_mats: bool = False
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether nothing is there that the stock wheel lacks."""
+        return not any(getattr(self, field.name) for field in fields(self))
+
+
+STOCK = Capabilities()
+"""The stock wheel's."""
+
+CAPABILITY_EFFECTS = {
+    "releases_gil": "a thread loads the next layers while this one is computed",
+    "loads_zero_copy": "weights are used where they are mapped, without a copy",
+    "has_weight_allocator": "weights lie inside the arena, where the planner put them",
+    "saves_transformed_weights": "weights are transformed once, not at each load",
+    "tiles_im2col": "the workspace of a convolution by sgemm is one tile",
+    "feeds_borrowed_mats": "inputs are read in place",
+}
+"""What each capability gives, in the order of the fields."""

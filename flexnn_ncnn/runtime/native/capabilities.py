@@ -1,0 +1,29 @@
+"""What the installed ncnn can do, found out once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import ncnn
+
+from flexnn_ncnn.capabilities import Capabilities
+
+__all__ = ["capabilities"]
+
+
+@cache
+def capabilities() -> Capabilities:
+    """What the ncnn in use can do beyond the stock wheel; takes microseconds, and less from the second call on.
+
+    What adds to the bindings is looked for there. What changes only how ncnn works inside cannot be seen from outside
+    without running it: the builds that have it name it in `ncnn.patches`, a list of words with commas between.
+    """
+    named = frozenset(str(getattr(ncnn, "patches", "")).split(","))
+    return Capabilities(
+        releases_gil="release-gil" in named,
+        loads_zero_copy=hasattr(ncnn.Net, "load_model_buffer"),
+        has_weight_allocator=hasattr(ncnn.Option, "weight_allocator"),
+        saves_transformed_weights=hasattr(ncnn.Layer, "save_pipeline"),
+        tiles_im2col="tile-im2col" in named,
+        feeds_borrowed_mats="borrowed-mats" in named,
+    )
