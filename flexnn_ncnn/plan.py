@@ -9,7 +9,7 @@ from flexnn_ncnn.options import RunOptions
 
 __all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Stage", "Step", "WeightPiece"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
@@ -45,6 +45,9 @@ class Part:
         reads: channels of its one input that it reads, half-open; (0, 0) is all.
         params: typed parameters for ncnn.
         pieces: its weights in .bin order.
+        ahead: of a streamed part, how many loads back the one lies whose release makes room for it: it may be loaded
+            from then on. 1 is when the one before is released, which is when it is needed; counted on from one
+            inference to the next.
     """
 
     begin: int
@@ -52,6 +55,7 @@ class Part:
     reads: tuple[int, int]
     params: tuple[tuple[int, int | float | tuple[int | float, ...]], ...]
     pieces: tuple[WeightPiece, ...]
+    ahead: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ class Step:
         pad_value: what padding is filled with.
         overwrites: of an "overlay" the source whose memory the output takes.
         stages: of a "chain" its layers; `parts` has one for each, and `slabs` is empty.
+        scratch_offset_bytes, scratch_bytes: the part of the arena that the layer may allocate from while it computes.
     """
 
     layer_index: int
@@ -172,6 +177,8 @@ class Step:
     pad_value: float
     overwrites: str = ""
     stages: tuple[Stage, ...] = ()
+    scratch_offset_bytes: int = 0
+    scratch_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -194,10 +201,12 @@ class Plan:
         steps: in execution order.
         placements: the arena's contents.
         arena_bytes: size of the arena.
-        heap_bytes: heap the largest layer needs beside resident weights.
+        heap_bytes: heap that loading the largest layer needs beside resident weights.
         predicted_peak_bytes: growth of the resident set that the plan should reach.
         predicted_seconds: one inference, weights in the page cache.
         resident_bytes: weights kept between inferences, as they lie in memory.
+        page_cache: how streamed weights are read: "mmap" through the system's page cache, or "direct" past it.
+        read_ahead_bytes: how much of the file is asked for before it is needed.
     """
 
     model_id: str
@@ -214,6 +223,8 @@ class Plan:
     predicted_peak_bytes: int
     predicted_seconds: float
     resident_bytes: int
+    page_cache: str = "mmap"
+    read_ahead_bytes: int = 0
 
     @property
     def streamed_bytes(self) -> int:

@@ -30,22 +30,29 @@ class Blob:
         memory: contiguous bytes, kept alive by the blob.
         offset_bytes: where the blob begins.
         layout: how it lies there.
+        allocator: what layers that write to it allocate from, if anything.
     """
 
-    __slots__ = ("_memory", "_offset_bytes", "layout", "mat")
+    __slots__ = ("_allocator", "_memory", "_offset_bytes", "layout", "mat")
 
-    def __init__(self, memory: npt.NDArray[np.uint8], offset_bytes: int, layout: BlobLayout) -> None:
-        self._memory, self._offset_bytes, self.layout = memory, offset_bytes, layout
-        self.mat = native.blob_view(memory, offset_bytes, layout)
+    def __init__(
+        self,
+        memory: npt.NDArray[np.uint8],
+        offset_bytes: int,
+        layout: BlobLayout,
+        allocator: native.ScratchAllocator | None = None,
+    ) -> None:
+        self._memory, self._offset_bytes, self.layout, self._allocator = memory, offset_bytes, layout, allocator
+        self.mat = self.fresh_mat()
 
     @classmethod
-    def alone(cls, layout: BlobLayout) -> Blob:
+    def alone(cls, layout: BlobLayout, allocator: native.ScratchAllocator | None = None) -> Blob:
         """A blob in memory of its own."""
-        return cls(aligned_bytes(layout.size_bytes), 0, layout)
+        return cls(aligned_bytes(layout.size_bytes), 0, layout, allocator)
 
     def fresh_mat(self) -> native.Mat:
         """A new Mat over the blob: ncnn may replace what a Mat points to."""
-        return native.blob_view(self._memory, self._offset_bytes, self.layout)
+        return native.blob_view(self._memory, self._offset_bytes, self.layout, allocator=self._allocator)
 
     def bytes(self) -> npt.NDArray[np.uint8]:
         """The blob's memory, channel gaps included."""
@@ -56,7 +63,8 @@ class Blob:
         view = part_view(self.layout, axis, begin, end)
         if view is None:
             return PartTarget(self, axis, begin, end, None)
-        mat = native.blob_view(self._memory, self._offset_bytes + view.offset_bytes, view.layout, view.cstep)
+        at = self._offset_bytes + view.offset_bytes
+        mat = native.blob_view(self._memory, at, view.layout, view.cstep, self._allocator)
         return PartTarget(self, axis, begin, end, mat)
 
 

@@ -12,10 +12,14 @@ cannot be called wrongly:
 * A float where a layer reads an integer is ignored, and an array of integers read as floats gives their bits:
   params come typed.
 * Packing a vector otherwise makes the target another name for the source: `convert` and `repack` copy.
+* `Mat.create` keeps a preallocated output only if its allocator is the Option's; an allocator in Python is called
+  with the interpreter locked, so layers that allocate in OpenMP threads get none, and it must not raise.
+* Some layers keep what they allocate while loading, so an Option with allocators is for computing only.
 * A Mat over a numpy array has its channels side by side, where ncnn's layers count on gaps: such arrays are copied.
 """
 
 from flexnn_ncnn.runtime.native.capabilities import capabilities
+from flexnn_ncnn.runtime.native.allocators import SCRATCH_ALIGNMENT_BYTES, ScratchAllocator, may_call_back
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
     RAW_KEPT_BELOW_BYTES,
@@ -46,17 +50,20 @@ from flexnn_ncnn.runtime.native.mats import (
     repack,
     rows_of,
     same_memory,
+    without_allocator,
 )
 from flexnn_ncnn.runtime.native.net import StockNet
 
 __all__ = [
     "LANES",
     "RAW_KEPT_BELOW_BYTES",
+    "SCRATCH_ALIGNMENT_BYTES",
     "LoadedLayer",
     "Mat",
     "NcnnError",
     "Option",
     "ParamDict",
+    "ScratchAllocator",
     "StockNet",
     "array_view",
     "blob_view",
@@ -73,10 +80,12 @@ __all__ = [
     "make_params",
     "mat_from_array",
     "mat_to_array",
+    "may_call_back",
     "ncnn_version",
     "padded",
     "repack",
     "rows_of",
     "same_memory",
     "wanted_layout",
+    "without_allocator",
 ]

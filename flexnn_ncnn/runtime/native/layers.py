@@ -39,8 +39,8 @@ def ncnn_version() -> str:
 def make_option(options: RunOptions, kernel: str = "default") -> Option:
     """An ncnn Option for one layer: the user's options narrowed to `kernel`.
 
-    Allocators stay unset, so every Mat that ncnn creates and every Mat of ours have the same (no) allocator:
-    `Mat.create` is then a no-op on a preallocated output.
+    Allocators stay unset. `Mat.create` is a no-op on a preallocated output that has the allocator of the Option: a Mat
+    of ours has none, or is made with the one that the Option was attached to.
     """
     opt = ncnn.Option()
     opt.num_threads = options.num_threads
@@ -93,21 +93,30 @@ class LoadedLayer:
         layer_type: ncnn's layer type.
         params: from `make_params`.
         arrays: flat weight arrays in .bin order: float32, or int8 where the layer takes it.
-        option: from `make_option`; used for every later call, as ncnn asks for.
+        option: from `make_option`, for loading and freeing.
+        run_option: for computing, by default the same; one like it that went through `ScratchAllocator.attach` has the
+            layer allocate there.
 
     Raises:
         NcnnError: ncnn does not know the type, or refuses params or weights.
     """
 
-    __slots__ = ("_keep_alive", "_layer", "_option", "name")
+    __slots__ = ("_keep_alive", "_layer", "_option", "_run_option", "name")
 
     def __init__(
-        self, layer_type: str, params: ParamDict, arrays: Sequence[npt.NDArray[Any]], option: Option, name: str = ""
+        self,
+        layer_type: str,
+        params: ParamDict,
+        arrays: Sequence[npt.NDArray[Any]],
+        option: Option,
+        name: str = "",
+        run_option: Option | None = None,
     ) -> None:
         layer = ncnn.create_layer(layer_type)
         if layer is None:
             raise NcnnError(f"the installed ncnn {ncnn_version()} has no layer type {layer_type!r}")
         self._layer, self._option, self.name = layer, option, name or layer_type
+        self._run_option = option if run_option is None else run_option
         # ncnn borrows the weights' memory for as long as the layer lives
         self._keep_alive = arrays
         self._check(layer.load_param(params), "load_param")
@@ -149,7 +158,7 @@ class LoadedLayer:
         """Compute one blob from one; `top` is written in place where its layout fits, replaced otherwise."""
         if bottom.dims == 0:
             raise NcnnError(f"layer {self.name!r}: the input blob is empty")
-        result = self._layer.forward(bottom_blob=bottom, top_blob=top, opt=self._option)
+        result = self._layer.forward(bottom_blob=bottom, top_blob=top, opt=self._run_option)
         if result:
             self._check(result, "forward")
 
@@ -157,7 +166,7 @@ class LoadedLayer:
         """Compute several blobs; every Mat of `tops` must be preallocated in exactly the output's layout."""
         if any(bottom.dims == 0 for bottom in bottoms):
             raise NcnnError(f"layer {self.name!r}: an input blob is empty")
-        result = self._layer.forward(bottom_blobs=bottoms, top_blobs=tops, opt=self._option)
+        result = self._layer.forward(bottom_blobs=bottoms, top_blobs=tops, opt=self._run_option)
         if result:
             self._check(result, "forward")
 
@@ -165,7 +174,7 @@ class LoadedLayer:
         """Overwrite `blob` with the layer's output."""
         if blob.dims == 0:
             raise NcnnError(f"layer {self.name!r}: the blob is empty")
-        result = self._layer.forward_inplace(bottom_top_blob=blob, opt=self._option)
+        result = self._layer.forward_inplace(bottom_top_blob=blob, opt=self._run_option)
         if result:
             self._check(result, "forward_inplace")
 

@@ -33,10 +33,12 @@ __all__ = [
     "repack",
     "rows_of",
     "same_memory",
+    "without_allocator",
 ]
 
 Mat = Any  # an ncnn.Mat
 Option = Any  # an ncnn.Option
+Allocator = Any  # an ncnn.Allocator
 
 _OWN_PAGES_FROM_BYTES = 64 * 1024
 # Left to its default, ncnn starts a thread per core for a copy of a few kilobytes.
@@ -48,7 +50,13 @@ class NcnnError(FlexnnError):
     """ncnn refused: a return code that is not 0, or nothing where something was asked for."""
 
 
-def blob_view(buffer: npt.NDArray[np.uint8], offset_bytes: int, layout: BlobLayout, cstep: int | None = None) -> Mat:
+def blob_view(
+    buffer: npt.NDArray[np.uint8],
+    offset_bytes: int,
+    layout: BlobLayout,
+    cstep: int | None = None,
+    allocator: Allocator | None = None,
+) -> Mat:
     """A Mat of `layout` over `buffer` from `offset_bytes` on; the caller keeps `buffer` alive.
 
     Args:
@@ -56,6 +64,7 @@ def blob_view(buffer: npt.NDArray[np.uint8], offset_bytes: int, layout: BlobLayo
         offset_bytes: where the blob begins, a multiple of 16 (of 64 where elempack is 16).
         layout: the blob's layout.
         cstep: elements between channels, where the view is part of a larger blob.
+        allocator: that of the Option layers compute with, or they would replace a blob they are to write to.
 
     Raises:
         NcnnError: the blob, with the bytes ncnn may read past it, does not fit into the buffer.
@@ -66,6 +75,7 @@ def blob_view(buffer: npt.NDArray[np.uint8], offset_bytes: int, layout: BlobLayo
     mat.dims, mat.w, mat.h, mat.d, mat.c = layout.dims, layout.w, layout.h, layout.d, layout.c
     mat.elemsize, mat.elempack = layout.elemsize, layout.elempack
     mat.cstep = layout.cstep if cstep is None else cstep
+    mat.allocator = allocator
     return mat
 
 
@@ -153,6 +163,7 @@ def convert(source: Mat, target: Mat, option: Option) -> None:
     if layout_of(source) == layout_of(target):
         copy_blob(source, target)
         return
+    target = without_allocator(target)
     packed = source
     if source.elemsize // source.elempack != target.elemsize // target.elempack:
         cast = _CASTS[(source.elemsize // source.elempack, bool(option.use_bf16_storage))]
@@ -185,6 +196,7 @@ def rows_of(mat: Mat, begin: int, end: int) -> Mat:
     rows = ncnn.Mat(array_view(mat)[:, begin:end])
     rows.dims, rows.w, rows.h, rows.d, rows.c = 3, mat.w, end - begin, 1, mat.c
     rows.elemsize, rows.elempack, rows.cstep = mat.elemsize, mat.elempack, mat.cstep
+    rows.allocator = mat.allocator
     return rows
 
 
@@ -197,8 +209,8 @@ def padded(mat: Mat, above: int, below: int, left: int, right: int, value: float
 
 
 def copy_of(mat: Mat) -> Mat:
-    """A copy in memory of ncnn's own, every channel aligned."""
-    return mat.clone()
+    """A copy in memory that the blob's allocator gives, every channel aligned."""
+    return mat.clone(mat.allocator)
 
 
 def same_memory(mat: Mat) -> Mat:
@@ -206,8 +218,16 @@ def same_memory(mat: Mat) -> Mat:
     return ncnn.Mat(mat)
 
 
+def without_allocator(mat: Mat) -> Mat:
+    """The same memory for an Option without allocators: ncnn would replace a target that has another one."""
+    plain = ncnn.Mat(mat)
+    plain.allocator = None
+    return plain
+
+
 def _repack(source: Mat, target: Mat, option: Option) -> None:
     if source.dims > 1:
+        target = without_allocator(target)
         ncnn.convert_packing(source, target, target.elempack, option)
         return
     # A vector is the same bytes however it is packed: ncnn would make the target another name for the source.
