@@ -23,8 +23,6 @@ from flexnn_ncnn.runtime.weight_source import WeightSource
 
 __all__ = ["Executor"]
 
-_LARGE_HEAP_BYTES = 4_000_000
-
 _Mats = dict[str, native.Mat]
 _Action = Callable[[_Mats], None]
 
@@ -46,16 +44,26 @@ class Executor:
         self.trace = Trace()
         self._source = WeightSource(bin_path)
         self._arena = _arena(plan.arena_bytes)
-        self._blobs = {p.blob: Blob(self._arena, p.offset_bytes, p.layout) for p in plan.placements}
-        # one Option per kernel: a layer only reads it
-        self._options = {k: native.make_option(plan.options, k) for k in {"default", *(s.kernel for s in plan.steps)}}
-        # worth its time where slabs are large
-        self._between_slabs = heap.join_tiny_blocks if plan.heap_bytes >= _LARGE_HEAP_BYTES else None
+        self._scratch = native.ScratchAllocator(self._arena)
+        # one Option per kernel to load and one to compute with: a layer only reads them
+        kernels = {"default", *(step.kernel for step in plan.steps)}
+        self._options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
+        self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in kernels}
+        elsewhere = {blob for step in plan.steps if not self._calls_back(step.type) for blob in step.outputs}
+        self._blobs = {
+            p.blob: Blob(self._arena, p.offset_bytes, p.layout, None if p.blob in elsewhere else self._scratch)
+            for p in plan.placements
+        }
         self._resident: list[native.LoadedLayer] = []
         with heap.return_freed_memory():
             self._actions = [self._compile(step) for step in plan.steps]
         heap.keep_freed_memory()
         self._reserve = heap.Reserve(plan.heap_bytes)
+
+    @property
+    def overflow_bytes(self) -> int:
+        """Most bytes at once that layers allocated beyond what the plan gives them; 0 where it is right."""
+        return self._scratch.overflow_bytes
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """One inference.
@@ -97,8 +105,21 @@ class Executor:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _calls_back(self, layer_type: str) -> bool:
+        return native.may_call_back(layer_type, self.plan.options.num_threads)
+
     def _compile(self, step: Step) -> _Action:
         """The step as a function of the blobs that exist."""
+        action, use = self._action(step), self._scratch.use
+        offset_bytes, size_bytes = step.scratch_offset_bytes, step.scratch_bytes
+
+        def compiled(mats: _Mats) -> None:
+            use(offset_bytes, size_bytes)
+            action(mats)
+
+        return compiled
+
+    def _action(self, step: Step) -> _Action:
         if step.mode == "constant":
             return self._constant(step)
         if step.mode == "gather":
@@ -131,7 +152,7 @@ class Executor:
                 spans = [(0, whole.layout.packed_extent)]
             targets = [whole.part(step.blob_axis or "c", begin, end) for begin, end in spans]
             placed = self._blobs.get(step.sources[0])
-            return _parts(step, runs, targets, whole, placed, self._options["default"], self._between_slabs)
+            return _parts(step, runs, targets, whole, placed, self._run_options["default"])
         (run,) = runs
         source = step.sources[0] if step.sources else ""
         if step.mode == "overlay":
@@ -175,9 +196,9 @@ class Executor:
     def _chain(self, step: Step) -> _Action:
         """Layers computed slab by slab, all of them loaded meanwhile."""
         (output,), (source,) = step.outputs, step.sources
-        top, option = self._blobs[output].mat, self._options["default"]
+        top, option = self._blobs[output].mat, self._run_options["default"]
         loads = [
-            self._loader(stage.type, stage.name, stage.reads_raw, self._options[stage.kernel], part)
+            self._loader(stage.type, stage.name, stage.reads_raw, stage.kernel, part)
             for stage, part in zip(step.stages, step.parts, strict=True)
         ]
         kept = [load() for load in loads] if step.resident else []
@@ -189,7 +210,7 @@ class Executor:
             loaded = kept or [load() for load in loads]
             if not kept:
                 self.trace.loaded(step.weight_bytes, time.perf_counter() - begin)
-            forward_chain(loaded, step.stages, mats[source], top, option, heap.join_tiny_blocks)
+            forward_chain(loaded, step.stages, mats[source], top, option)
             for layer in () if kept else loaded:
                 layer.close()
             mats[output] = top
@@ -197,12 +218,13 @@ class Executor:
         return chain
 
     def _loader(
-        self, layer_type: str, name: str, reads_raw: bool, option: native.Option, part: Part
+        self, layer_type: str, name: str, reads_raw: bool, kernel: str, part: Part
     ) -> Callable[[], native.LoadedLayer]:
-        params, source = native.make_params(part.params), self._source
+        params, source, option = native.make_params(part.params), self._source, self._options[kernel]
+        run_option = self._run_options[kernel] if self._calls_back(layer_type) else option
 
         def load() -> native.LoadedLayer:
-            loaded = native.LoadedLayer(layer_type, params, source.load(part.pieces), option, name)
+            loaded = native.LoadedLayer(layer_type, params, source.load(part.pieces), option, name, run_option)
             if not reads_raw:
                 loaded.release_raw()
             return loaded
@@ -223,7 +245,7 @@ class Executor:
 
     def _runner(self, step: Step, part: Part) -> Callable[[Callable[[native.LoadedLayer], None]], None]:
         """A function that has the part loaded while it calls another."""
-        load = self._loader(step.type, step.name, step.reads_raw, self._options[step.kernel], part)
+        load = self._loader(step.type, step.name, step.reads_raw, step.kernel, part)
         trace = self.trace
         if step.resident:
             kept = load()
@@ -264,13 +286,13 @@ class Executor:
 
     def _gather(self, step: Step) -> _Action:
         (part,), (output,) = step.parts, step.outputs
-        top, option = self._blobs[output].mat, self._options["default"]
+        top, option, run_option = self._blobs[output].mat, self._options["default"], self._run_options["default"]
 
         def gather(mats: _Mats) -> None:
             begin = time.perf_counter()
             ids = native.mat_to_array(mats[step.inputs[0]])
             arrays, params, renumbered = gathered_rows(self._source, part, ids)
-            loaded = native.LoadedLayer(step.type, native.make_params(params), arrays, option, step.name)
+            loaded = native.LoadedLayer(step.type, native.make_params(params), arrays, option, step.name, run_option)
             self.trace.loaded(sum(array.nbytes for array in arrays), time.perf_counter() - begin)
             loaded.forward(native.mat_from_array(renumbered), top)
             loaded.close()
@@ -322,7 +344,6 @@ def _parts(
     whole: Blob,
     placed: Blob | None,
     option: native.Option,
-    between: Callable[[], None] | None,
 ) -> _Action:
     source, output = step.sources[0], step.outputs[0]
 
@@ -345,7 +366,7 @@ def _parts(
     def by_slabs(mats: _Mats) -> None:
         everywhere = known or views_of(mats[source])
         for run, views in zip(runs, everywhere, strict=True):
-            run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option, between))  # type: ignore[misc]
+            run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option))  # type: ignore[misc]
         mats[output] = whole.mat
 
     return by_slabs if step.slabs else whole_rows

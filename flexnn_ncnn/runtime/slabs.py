@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexnn_ncnn.plan import Slab, Stage
@@ -52,7 +52,6 @@ def forward_slabs(
     views: Sequence[SlabViews],
     pad_value: float,
     option: native.Option,
-    between: Callable[[], None] | None = None,
 ) -> None:
     """Compute a layer slab by slab.
 
@@ -61,7 +60,6 @@ def forward_slabs(
         views: slabs in any order; together they cover the output, which is written in place.
         pad_value: what padding is filled with.
         option: for the padded copies.
-        between: called after every slab.
     """
     for view in views:
         slab, rows = view.slab, view.bottom
@@ -71,8 +69,6 @@ def forward_slabs(
             rows = native.copy_of(rows)
         _forward_into(loaded, rows, view.top, view.writes_aligned)
         del rows
-        if between is not None:
-            between()
 
 
 def _forward_into(loaded: native.LoadedLayer, rows: native.Mat, top: native.Mat, is_aligned: bool) -> None:
@@ -90,7 +86,6 @@ def forward_chain(
     bottom: native.Mat,
     top: native.Mat,
     option: native.Option,
-    between: Callable[[], None],
 ) -> None:
     """Compute several layers in a row, slab by slab through all of them.
 
@@ -100,7 +95,6 @@ def forward_chain(
         bottom: the whole input of the first.
         top: the whole output of the last; written in place.
         option: for the padded copies.
-        between: called after every layer of every slab.
     """
     for number in range(len(stages[0].slabs)):
         rows = native.rows_of(bottom, stages[0].slabs[number].first, stages[0].slabs[number].last)
@@ -118,6 +112,4 @@ def forward_chain(
                 layer.forward(rows, computed)
                 rows = computed
                 del computed  # or it would stay beside its padded copy
-            between()
         del rows
-        between()

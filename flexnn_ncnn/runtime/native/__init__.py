@@ -18,8 +18,8 @@ cannot be called wrongly:
 * A Mat over a numpy array has its channels side by side, where ncnn's layers count on gaps: such arrays are copied.
 """
 
-from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.allocators import SCRATCH_ALIGNMENT_BYTES, ScratchAllocator, may_call_back
+from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
     RAW_KEPT_BELOW_BYTES,

@@ -34,15 +34,16 @@ def may_call_back(layer_type: str, num_threads: int) -> bool:
 class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
     """Gives layers the first hole that fits of one region of memory.
 
-    What does not fit comes from the C library and is counted. Set a region with `use`, let a layer compute with an
-    Option that went through `attach`, and everything the layer allocated is free again.
+    What does not fit comes from elsewhere and is counted. Set a region with `use`, let a layer compute with an Option
+    that went through `attach`, and everything the layer allocated is free again. A block that is not, as when a
+    traceback still holds it, is never given away.
 
     Args:
         memory: contiguous bytes; kept alive.
 
     Attributes:
         peak_bytes: most of the region that was in use since `use`: the highest end of any block.
-        overflow_bytes: most bytes at once that did not fit since `use`.
+        overflow_bytes: most bytes at once that ever did not fit.
         events: if a list, every allocation since is appended as +size, every release as -size, as ncnn asked for them.
     """
 
@@ -58,6 +59,11 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
         self._highest = self._address
         self.overflow_bytes = 0
         self.events: list[int] | None = None
+
+    @property
+    def blocks_in_use(self) -> int:
+        """How many blocks were not given back yet."""
+        return len(self._blocks) + len(self._others)
 
     @property
     def peak_bytes(self) -> int:
@@ -76,16 +82,13 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
         """From now on allocate in this part of the memory.
 
         Raises:
-            NcnnError: the part lies outside, or blocks of the last one are still in use.
+            NcnnError: the part lies outside.
         """
-        if self._blocks or self._others:
-            raise NcnnError("a layer's scratch memory is still in use", hint="report this: a blob outlived its step")
         if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > self._memory.nbytes:
             raise NcnnError(f"{size_bytes} bytes at {offset_bytes} do not lie in {self._memory.nbytes}")
         begin = self._address + offset_bytes
         self._begin = self._highest = begin + -begin % SCRATCH_ALIGNMENT_BYTES
         self._end = begin + size_bytes
-        self.overflow_bytes = 0
 
     def fastMalloc(self, size: int) -> Any:  # noqa: N802 - ncnn's name
         """Called by ncnn: `size` bytes, and room for what kernels read past their end."""
@@ -94,7 +97,8 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
         for begin, end in self._blocks:
             if begin - at >= step:
                 break
-            at = end
+            if end > at:
+                at = end
             place += 1
         top = at + step
         if top > self._end:
