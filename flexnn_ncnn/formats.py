@@ -1,4 +1,4 @@
-"""Profiles and plans as versioned JSON: written whole or not at all, checked to the last field when read."""
+"""Profiles, plans and machines as versioned JSON: written whole or not at all, checked to the last field when read."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flexnn_ncnn import plan, profile
-from flexnn_ncnn.errors import PlanError, ProfileError
+from flexnn_ncnn import machine, plan, profile
+from flexnn_ncnn.errors import InputError, PlanError, ProfileError
+from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import ModelProfile
 from param_tools.errors import FlexnnError, FormatVersionError
 
-__all__ = ["read_plan", "read_profile", "write_plan", "write_profile"]
+__all__ = [
+    "machine_document",
+    "read_machine",
+    "read_plan",
+    "read_profile",
+    "read_record",
+    "write_plan",
+    "write_profile",
+    "write_record",
+]
 
-_PLAN, _PROFILE = "flexnn-plan", "flexnn-profile"
+_PLAN, _PROFILE, _MACHINE = "flexnn-plan", "flexnn-profile", "flexnn-fingerprint"
 _MAX_BYTES = 64 * 1024 * 1024  # parsed, it takes ten times that; ResNet-152's plan is a hundredth
 
 Record = TypeVar("Record")
@@ -35,7 +45,7 @@ def write_plan(value: Plan, path: str | os.PathLike[str]) -> None:
         PlanError: it breaks a rule.
     """
     validate_plan(value)
-    _write(value, _PLAN, plan.FORMAT_VERSION, path)
+    write_record(value, _PLAN, plan.FORMAT_VERSION, path)
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -45,7 +55,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         FormatVersionError: another release's format.
         PlanError: not a plan, a damaged one, or one that breaks a rule.
     """
-    found = _read(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
+    found = read_record(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
     try:
         validate_plan(found)
     except PlanError as problem:
@@ -55,7 +65,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 def write_profile(value: ModelProfile, path: str | os.PathLike[str]) -> None:
     """Write a profile, replacing the file as a whole."""
-    _write(value, _PROFILE, profile.FORMAT_VERSION, path)
+    write_record(value, _PROFILE, profile.FORMAT_VERSION, path)
 
 
 def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
@@ -65,19 +75,55 @@ def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
         FormatVersionError: another release's format.
         ProfileError: not a profile, or a damaged one.
     """
-    return _read(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
+    return read_record(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
 
 
-def _write(value: Any, kind: str, version: int, path: str | os.PathLike[str]) -> None:
+def machine_document(value: Machine) -> dict[str, Any]:
+    """A machine as JSON for people and `read_machine`, with its fingerprint."""
+    return _document(value, _MACHINE, machine.FORMAT_VERSION) | {"fingerprint": value.fingerprint}
+
+
+def read_machine(path: str | os.PathLike[str]) -> Machine:
+    """Read what `flexnn fingerprint` wrote.
+
+    Raises:
+        FormatVersionError: another release's format.
+        InputError: no fingerprint, or one that does not fit its facts.
+    """
+    document = _read_document(_MACHINE, machine.FORMAT_VERSION, path, InputError)
+    stated = document.pop("fingerprint", None)
+    found = _record(Machine, document, _MACHINE, path, InputError)
+    if stated != found.fingerprint:
+        raise InputError(f"{os.fspath(path)}: its fingerprint is not that of its facts", hint="make it again")
+    return found
+
+
+def write_record(value: Any, kind: str, version: int, path: str | os.PathLike[str]) -> None:
+    """Write a dataclass as a document of format `kind`, replacing the file as a whole."""
     from param_tools.model_io import atomic_write  # not needed to run a plan that is there
 
-    document = {"format": kind, "version": version, **dataclasses.asdict(value)}
     with atomic_write(path, "w") as file:
-        json.dump(document, file, separators=(",", ":"), allow_nan=False)
+        json.dump(_document(value, kind, version), file, separators=(",", ":"), allow_nan=False)
         file.write("\n")
 
 
-def _read(cls: type[Record], kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]) -> Record:
+def read_record(
+    cls: type[Record], kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]
+) -> Record:
+    """Read a dataclass from a document of format `kind`.
+
+    Raises:
+        FormatVersionError: another release's format.
+        FlexnnError: of class `error`: no such file, or anything wrong in it.
+    """
+    return _record(cls, _read_document(kind, version, path, error), kind, path, error)
+
+
+def _document(value: Any, kind: str, version: int) -> dict[str, Any]:
+    return {"format": kind, "version": version, **dataclasses.asdict(value)}
+
+
+def _read_document(kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]) -> dict[str, Any]:
     where = os.fspath(path)
     try:
         if Path(path).stat().st_size > _MAX_BYTES:
@@ -91,10 +137,16 @@ def _read(cls: type[Record], kind: str, version: int, path: str | os.PathLike[st
         raise error(f"{where}: not a {kind} file")
     if (found := document.pop("version", None)) != version or type(found) is not int:
         raise FormatVersionError(kind, found=found, supported=(version,), path=where)
+    return document
+
+
+def _record(
+    cls: type[Record], document: Any, kind: str, path: str | os.PathLike[str], error: type[FlexnnError]
+) -> Record:
     try:
         return typing.cast(Record, _decode(cls, document, kind))
     except (TypeError, ValueError, OverflowError) as problem:
-        raise error(f"{where}: {problem}", hint="make it again") from problem
+        raise error(f"{os.fspath(path)}: {problem}", hint="make it again") from problem
 
 
 @cache
