@@ -273,7 +273,7 @@ class KernelBench:
         trial = self._trial(part, kernel, tops, ())
         reads_raw, first_seconds = self._first_run(part, trial)
         times = (math.inf, first_seconds)
-        if first_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
+        if first_seconds < _LONG_RUN_SECONDS or not process_memory.peak_can_restart():
             times = _timed(trial, rounds, self._clock)
         return self._measured(trial, reads_raw, times)
 
@@ -283,7 +283,7 @@ class KernelBench:
         """The same for a smaller part, or by slabs of rows, of what was measured as a whole: in fewer runs."""
         trial = self._trial(part, kernel, tops, slabs)
         times = (math.inf, math.inf)
-        if known.compute_seconds < _LONG_RUN_SECONDS or not process_memory.peak_is_exact():
+        if known.compute_seconds < _LONG_RUN_SECONDS or not process_memory.peak_can_restart():
             times = _timed(trial, 1, self._clock)
         return self._measured(trial, known.reads_raw, times)
 
@@ -314,7 +314,7 @@ class KernelBench:
 
     def _measured(self, trial: _Trial, reads_raw: bool, times: tuple[float, float]) -> Measured:
         memory = (0, 0, 0, 0)
-        if process_memory.peak_is_exact():
+        if process_memory.peak_can_restart():
             memory, last_times = _memory(trial, self._clock)
             times = min(times[0], last_times[0]), min(times[1], last_times[1])
         return Measured(reads_raw, *times, *memory)
