@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.layout import OVERREAD_BYTES
-from flexnn_ncnn.plan import Part, Plan, Step
+from flexnn_ncnn.plan import Part, Plan, Stage, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, PartTarget, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
+from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
 from flexnn_ncnn.runtime.slabs import SlabViews, forward_chain, forward_slabs, slab_views
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource
@@ -33,15 +34,18 @@ class Executor:
     Args:
         plan: what to do.
         bin_path: the weights.
+        kept: layers that another executor loaded: those the plan wants are taken, the others closed.
 
     Raises:
         ModelFormatError: the file cannot be read, or is not the plan's.
         NcnnError: ncnn refuses a layer.
     """
 
-    def __init__(self, plan: Plan, bin_path: str | os.PathLike[str]) -> None:
+    def __init__(self, plan: Plan, bin_path: str | os.PathLike[str], kept: ResidentLayers | None = None) -> None:
         self.plan = plan
         self.trace = Trace()
+        self._kept = kept or ResidentLayers()
+        self._kept.keep_only(resident_keys(plan))
         self._source = WeightSource(bin_path)
         self._arena = _arena(plan.arena_bytes)
         self._scratch = native.ScratchAllocator(self._arena)
@@ -54,7 +58,7 @@ class Executor:
             p.blob: Blob(self._arena, p.offset_bytes, p.layout, None if p.blob in elsewhere else self._scratch)
             for p in plan.placements
         }
-        self._resident: list[native.LoadedLayer] = []
+        self._resident = ResidentLayers()
         with heap.return_freed_memory():
             self._actions = [self._compile(step) for step in plan.steps]
         heap.keep_freed_memory()
@@ -87,14 +91,20 @@ class Executor:
         self.trace.seconds = time.perf_counter() - begin
         return results
 
+    def hand_over(self) -> ResidentLayers:
+        """Close everything but the layers that are kept between inferences: those are the caller's now."""
+        kept, self._resident = self._resident, ResidentLayers()
+        kept.detach()
+        self.close()
+        return kept
+
     def close(self) -> None:
         """Free weights, arena and file, and give the memory back to the system; closing twice is fine."""
         self._actions = []
-        for loaded in self._resident:
-            loaded.close()
-        self._resident = []
-        self._blobs = {}
+        self._resident.close()
+        self._blobs, self._run_options = {}, {}
         self._arena = np.empty(0, np.uint8)
+        self._scratch = native.ScratchAllocator(self._arena)
         self._source.close()
         self._reserve.close()
         heap.trim()
@@ -197,12 +207,9 @@ class Executor:
         """Layers computed slab by slab, all of them loaded meanwhile."""
         (output,), (source,) = step.outputs, step.sources
         top, option = self._blobs[output].mat, self._run_options["default"]
-        loads = [
-            self._loader(stage.type, stage.name, stage.reads_raw, stage.kernel, part)
-            for stage, part in zip(step.stages, step.parts, strict=True)
-        ]
-        kept = [load() for load in loads] if step.resident else []
-        self._resident.extend(kept)
+        stages = list(zip(step.stages, step.parts, strict=True))
+        kept = [self._resident_layer(stage, part) for stage, part in stages] if step.resident else []
+        loads = [self._loader(stage, part) for stage, part in stages]
 
         def chain(mats: _Mats) -> None:
             self._reserve.ensure_whole()
@@ -217,19 +224,32 @@ class Executor:
 
         return chain
 
-    def _loader(
-        self, layer_type: str, name: str, reads_raw: bool, kernel: str, part: Part
-    ) -> Callable[[], native.LoadedLayer]:
-        params, source, option = native.make_params(part.params), self._source, self._options[kernel]
-        run_option = self._run_options[kernel] if self._calls_back(layer_type) else option
+    def _resident_layer(self, owner: Step | Stage, part: Part) -> native.LoadedLayer:
+        """The part's layer for as long as the executor lives: handed over, or loaded."""
+        key = resident_key(self.plan, owner, part)
+        layer = self._kept.take(key)
+        if layer is None:
+            layer = self._loader(owner, part)()
+        else:
+            layer.compute_with(self._run_option(owner), owner.name)
+        self._resident.put(key, layer)
+        return layer
+
+    def _loader(self, owner: Step | Stage, part: Part) -> Callable[[], native.LoadedLayer]:
+        params, source = native.make_params(part.params), self._source
+        option, run_option = self._options[owner.kernel], self._run_option(owner)
 
         def load() -> native.LoadedLayer:
-            loaded = native.LoadedLayer(layer_type, params, source.load(part.pieces), option, name, run_option)
-            if not reads_raw:
+            arrays = source.load(part.pieces)
+            loaded = native.LoadedLayer(owner.type, params, arrays, option, owner.name, run_option)
+            if not owner.reads_raw:
                 loaded.release_raw()
             return loaded
 
         return load
+
+    def _run_option(self, owner: Step | Stage) -> native.Option:
+        return (self._run_options if self._calls_back(owner.type) else self._options)[owner.kernel]
 
     def _list(self, step: Step, run: Callable[[Callable[[native.LoadedLayer], None]], None]) -> _Action:
         blobs = [self._blobs[name] for name in step.outputs]
@@ -245,11 +265,9 @@ class Executor:
 
     def _runner(self, step: Step, part: Part) -> Callable[[Callable[[native.LoadedLayer], None]], None]:
         """A function that has the part loaded while it calls another."""
-        load = self._loader(step.type, step.name, step.reads_raw, step.kernel, part)
         trace = self.trace
         if step.resident:
-            kept = load()
-            self._resident.append(kept)
+            kept = self._resident_layer(step, part)
             if not part.pieces:
                 return lambda call: call(kept)
 
@@ -258,6 +276,7 @@ class Executor:
                 call(kept)
 
             return resident
+        load = self._loader(step, part)
         streamed_bytes = sum(piece.stored_bytes for piece in part.pieces)
 
         def streamed(call: Callable[[native.LoadedLayer], None]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy.typing as npt
 
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.inputs import checked_inputs
+from flexnn_ncnn.runtime.resident import ResidentLayers
 from flexnn_ncnn.runtime.trace import Trace
 
 __all__ = ["StockVehicle", "Vehicle", "open_plan"]
@@ -42,9 +43,15 @@ class StockVehicle:
         self.trace.seconds = time.perf_counter() - begin
         return results
 
+    def hand_over(self) -> ResidentLayers:
+        """Free the network; nothing of it can be used layer by layer."""
+        self.close()
+        return ResidentLayers()
+
     def close(self) -> None:
-        """Free the network."""
+        """Free the network and give the memory back to the system."""
         self._net.close()
+        heap.trim()
 
     def __enter__(self) -> StockVehicle:
         return self
@@ -56,11 +63,25 @@ class StockVehicle:
 Vehicle = Executor | StockVehicle
 
 
-def open_plan(plan: Plan, param_path: str | os.PathLike[str], bin_path: str | os.PathLike[str]) -> Vehicle:
+def open_plan(
+    plan: Plan,
+    param_path: str | os.PathLike[str],
+    bin_path: str | os.PathLike[str],
+    kept: ResidentLayers | None = None,
+) -> Vehicle:
     """Load what a plan keeps resident, in the vehicle it names.
+
+    Args:
+        plan: what to do.
+        param_path, bin_path: the model.
+        kept: layers from another vehicle's `hand_over`: those the plan wants need not be loaded, the others are closed.
 
     Raises:
         ModelFormatError: the files cannot be read, or are not the plan's.
         NcnnError: ncnn refuses a layer.
     """
-    return StockVehicle(plan, param_path, bin_path) if plan.vehicle == "net" else Executor(plan, bin_path)
+    if plan.vehicle == "layers":
+        return Executor(plan, bin_path, kept)
+    if kept is not None:
+        kept.close()
+    return StockVehicle(plan, param_path, bin_path)

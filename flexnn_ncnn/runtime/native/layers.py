@@ -178,6 +178,11 @@ class LoadedLayer:
         if result:
             self._check(result, "forward_inplace")
 
+    def compute_with(self, run_option: Option | None, name: str = "") -> None:
+        """From now on compute with another option, the one it was loaded with by default; also under another name."""
+        self._run_option = self._option if run_option is None else run_option
+        self.name = name or self.name
+
     def release_raw(self) -> None:
         """Let go of large raw weights, for a kernel that is known not to read them after loading."""
         self._keep_alive = [array for array in self._keep_alive if array.nbytes < RAW_KEPT_BELOW_BYTES]

@@ -1,0 +1,64 @@
+"""Layers that stay loaded between inferences, and how one plan's are handed to the next."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.plan import Part, Plan, Stage, Step, WeightPiece
+from flexnn_ncnn.runtime import native
+
+__all__ = ["LayerKey", "ResidentLayers", "resident_key", "resident_keys"]
+
+_Param = tuple[int, int | float | tuple[int | float, ...]]
+LayerKey = tuple[str, RunOptions, str, str, bool, tuple[_Param, ...], tuple[WeightPiece, ...]]
+"""All that decides what a loaded layer is: model, options, ncnn's type, kernel, whether raw weights stay, parameters
+and weights."""
+
+
+def resident_key(plan: Plan, owner: Step | Stage, part: Part) -> LayerKey:
+    """What a part of a step, or of a chain's stage, is loaded from."""
+    return plan.model_id, plan.options, owner.type, owner.kernel, owner.reads_raw, part.params, part.pieces
+
+
+def resident_keys(plan: Plan) -> Iterator[LayerKey]:
+    """What a plan keeps loaded, in the order of its steps."""
+    for step in plan.steps:
+        if step.resident and step.mode not in ("constant", "gather"):
+            owners: tuple[Step | Stage, ...] = step.stages or (step,) * len(step.parts)
+            yield from (resident_key(plan, owner, part) for owner, part in zip(owners, step.parts, strict=True))
+
+
+class ResidentLayers:
+    """Loaded layers by what they were loaded from; each belongs to who put it in or took it out last."""
+
+    def __init__(self) -> None:
+        self._layers: defaultdict[LayerKey, list[native.LoadedLayer]] = defaultdict(list)
+
+    def put(self, key: LayerKey, layer: native.LoadedLayer) -> None:
+        """Keep a layer."""
+        self._layers[key].append(layer)
+
+    def take(self, key: LayerKey) -> native.LoadedLayer | None:
+        """A layer that was loaded from `key`, no longer kept here; None if there is none."""
+        found = self._layers.get(key)
+        return found.pop() if found else None
+
+    def keep_only(self, wanted: Iterable[LayerKey]) -> None:
+        """Close all layers but those of `wanted`, which may name a key several times."""
+        counts = Counter(wanted)
+        for key, layers in self._layers.items():
+            while len(layers) > counts[key]:
+                layers.pop().close()
+
+    def detach(self) -> None:
+        """Have no layer hold on to the memory it has computed in."""
+        for layers in self._layers.values():
+            for layer in layers:
+                layer.compute_with(None)
+
+    def close(self) -> None:
+        """Close all layers."""
+        self.keep_only(())
+        self._layers.clear()
