@@ -22,6 +22,7 @@ from flexnn_ncnn.profile import ModelProfile
 from param_tools.errors import FlexnnError, FormatVersionError
 
 __all__ = [
+    "has_plan",
     "machine_document",
     "read_machine",
     "read_plan",
@@ -61,6 +62,16 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     except PlanError as problem:
         raise PlanError(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
     return found
+
+
+def has_plan(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as plans of this release do; `read_plan` finds out whether it goes on so."""
+    begin = json.dumps({"format": _PLAN, "version": plan.FORMAT_VERSION}, separators=(",", ":"))[:-1].encode() + b","
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(begin)) == begin
+    except OSError:
+        return False
 
 
 def write_profile(value: ModelProfile, path: str | os.PathLike[str]) -> None:

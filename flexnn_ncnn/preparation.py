@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
-from flexnn_ncnn.formats import read_plan, read_profile
+from flexnn_ncnn.formats import has_plan, read_plan, read_profile
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.plan import Plan
@@ -27,7 +27,7 @@ from flexnn_ncnn.runtime import native
 from param_tools.errors import FormatVersionError
 from param_tools.model_io import atomic_write
 
-__all__ = ["PlanCache", "Progress", "Request", "prepare"]
+__all__ = ["PlanCache", "Progress", "Request", "is_prepared", "prepare", "prepare_ahead"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[str, int, int], None]
@@ -80,6 +80,23 @@ def prepare(
         _make(request, inputs, folder or cache_dir(), progress)
         found = read_plan(path)
     return found, path
+
+
+def prepare_ahead(
+    request: Request, inputs: Arrays, progress: Progress | None = None, *, folder: Path | None = None
+) -> None:
+    """Have a plan for `request` in the cache, without holding it; arguments and errors as `prepare`."""
+    if not is_prepared(request, inputs, folder=folder):
+        _make(request, inputs, folder or cache_dir(), progress)
+
+
+def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None) -> bool:
+    """Whether a plan of this release is in the cache; `prepare` finds out whether it is whole.
+
+    Raises:
+        ModelFormatError: the model's files cannot be read.
+    """
+    return has_plan(PlanCache.of(request, inputs, folder or cache_dir()).plan_path(request.budget_bytes))
 
 
 def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
