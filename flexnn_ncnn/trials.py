@@ -58,11 +58,13 @@ class Trials:
         self.base_bytes = 0
 
     def plan(self, budget_bytes: int, base_bytes: int) -> Plan:
-        """A plan whose measured peak is within the budget.
+        """A plan whose measured peak is within the budget; where the system tells no peaks, one with room for doubt.
 
         Raises:
             BudgetError: there is none.
         """
+        if not process_memory.peak_is_exact():
+            return self._untried(budget_bytes, base_bytes)
         self._report(0)
         stock = self._stock(budget_bytes, base_bytes)
         if stock is not None:
@@ -99,6 +101,20 @@ class Trials:
             raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
         return best
 
+    def _untried(self, budget_bytes: int, base_bytes: int) -> Plan:
+        """The best plan by what is predicted."""
+        forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
+        if forecast_bytes + _NOISE_BYTES <= budget_bytes:
+            return stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
+        try:
+            decided = schedule(self._work, max(1, budget_bytes - _NOISE_BYTES), base_bytes)
+        except BudgetError as error:
+            smallest_bytes = error.smallest_bytes + _NOISE_BYTES
+            raise BudgetError(
+                budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=error.culprit
+            ) from error
+        return replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
+
     def _report(self, done: int) -> None:
         if self._progress:
             self._progress("trying the plan", done, _TRIALS)
@@ -119,8 +135,6 @@ class Trials:
 
     def _try(self, plan: Plan) -> int:
         """Peak growth of the resident set over the idle process, in bytes."""
-        if not process_memory.peak_is_exact():
-            return plan.predicted_peak_bytes
         peaks = []
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"

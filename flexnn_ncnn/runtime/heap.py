@@ -2,7 +2,8 @@
 
 Stock ncnn takes that memory from malloc. Handing every freed block back to the system makes each load fault its
 pages in again, which doubles the time of a streamed inference; keeping freed memory for the next layer avoids it.
-Only glibc has the switches; elsewhere these functions do nothing and the budget holds all the same, slower.
+glibc has the switches for all of it, Android's bionic for some; elsewhere these functions do nothing and the budget
+holds all the same, slower.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["Reserve", "join_tiny_blocks", "keep_freed_memory", "return_freed_memory", "trim"]
+__all__ = ["Reserve", "allocator_name", "join_tiny_blocks", "keep_freed_memory", "return_freed_memory", "trim"]
 
 # malloc.h of glibc
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -2, -3, -4, -8
+# malloc.h of bionic
+_M_DECAY_TIME, _M_PURGE = -100, -101
 _NEVER = 2**31 - 1
 _SMALL_HOLE_BYTES = 256 * 1024
 _PIN_BYTES = 128 * 1024  # larger than any free memory left after plugging, so it comes from the heap's end
@@ -25,24 +28,42 @@ _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 
 
-def _glibc() -> ctypes.PyDLL | None:
+def _open_libc() -> ctypes.PyDLL | None:
     try:
-        library = ctypes.PyDLL(None)  # calls keep the GIL: they are shorter than letting go of it
+        return ctypes.PyDLL(None)  # calls keep the GIL: they are shorter than letting go of it
     except (OSError, TypeError):
         return None
-    if not hasattr(library, "gnu_get_libc_version") or not hasattr(library, "malloc_trim"):
+
+
+def _glibc(library: ctypes.PyDLL | None) -> ctypes.PyDLL | None:
+    if not all(hasattr(library, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim", "sbrk")):
         return None
+    assert library is not None
     library.malloc.restype, library.malloc.argtypes = ctypes.c_size_t, [ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_size_t]
     library.sbrk.restype, library.sbrk.argtypes = ctypes.c_size_t, [ctypes.c_ssize_t]
     return library
 
 
-_LIBC = _glibc()
+def _bionic(library: ctypes.PyDLL | None) -> ctypes.PyDLL | None:
+    """Android's C library where it has mallopt, which came with Android 8."""
+    return library if all(hasattr(library, name) for name in ("mallopt", "__system_property_get")) else None
+
+
+_OPENED = _open_libc()
+_LIBC = _glibc(_OPENED)
+_BIONIC = _bionic(_OPENED)
+
+
+def allocator_name() -> str:
+    """Whose heap can be told to keep what is freed: "glibc", "bionic", or "" for none."""
+    return "glibc" if _LIBC is not None else "bionic" if _BIONIC is not None else ""
 
 
 def keep_freed_memory() -> None:
     """Take all memory from one growing heap and keep what is freed for the next load."""
+    if _BIONIC is not None:
+        _BIONIC.mallopt(_M_DECAY_TIME, 1)
     if _LIBC is not None:
         _LIBC.mallopt(_M_MMAP_MAX, 0)
         _LIBC.mallopt(_M_TRIM_THRESHOLD, _NEVER)
@@ -148,6 +169,8 @@ def trim() -> None:
     """Give freed pages back to the system."""
     if _LIBC is not None:
         _LIBC.malloc_trim(0)
+    elif _BIONIC is not None:
+        _BIONIC.mallopt(_M_PURGE, 0)
 
 
 @contextmanager
@@ -156,12 +179,15 @@ def return_freed_memory() -> Iterator[None]:
 
     For measuring, so that each shows in the resident set, and for weights that stay, so that loading leaves no holes.
     """
-    if _LIBC is None:
+    if not allocator_name():
         yield
         return
-    _LIBC.malloc_trim(0)
-    _LIBC.mallopt(_M_MMAP_MAX, 65536)
-    _LIBC.mallopt(_M_MMAP_THRESHOLD, 4096)
+    trim()
+    if _LIBC is not None:
+        _LIBC.mallopt(_M_MMAP_MAX, 65536)
+        _LIBC.mallopt(_M_MMAP_THRESHOLD, 4096)
+    if _BIONIC is not None:
+        _BIONIC.mallopt(_M_DECAY_TIME, 0)
     try:
         yield
     finally:

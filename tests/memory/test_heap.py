@@ -175,6 +175,7 @@ def test_kernels_answer_the_same_in_a_reserve() -> None:
 
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_LIBC", None)
+    assert heap.allocator_name() == ""
     heap.keep_freed_memory()
     heap.trim()
     with heap.return_freed_memory():
@@ -185,9 +186,32 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reserve._blocks == []
 
 
-def test_what_is_no_glibc_is_known_by_its_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other:
-        malloc_trim = None  # but no gnu_get_libc_version
+class Library:
+    """A C library with some symbols, that remembers how mallopt was called."""
 
-    monkeypatch.setattr(heap.ctypes, "PyDLL", lambda name: Other())
-    assert heap._glibc() is None
+    def __init__(self, *symbols: str) -> None:
+        self.calls: list[tuple[int, int]] = []
+        for name in symbols:
+            setattr(self, name, lambda *arguments: self.calls.append(arguments))
+
+
+def test_a_c_library_is_known_by_its_symbols() -> None:
+    glibc = Library("gnu_get_libc_version", "mallopt", "malloc_trim", "sbrk", "malloc", "free")
+    bionic, musl, old_bionic = Library("mallopt", "__system_property_get"), Library(), Library("__system_property_get")
+    assert heap._glibc(glibc) is glibc
+    assert [heap._glibc(other) for other in (bionic, musl, old_bionic, None)] == [None] * 4
+    assert heap._bionic(bionic) is bionic
+    assert [heap._bionic(other) for other in (glibc, musl, old_bionic, None)] == [None] * 4
+
+
+def test_bionic_is_told_to_keep_and_to_return_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    bionic = Library("mallopt")
+    monkeypatch.setattr(heap, "_LIBC", None)
+    monkeypatch.setattr(heap, "_BIONIC", bionic)
+    assert heap.allocator_name() == "bionic"
+    with heap.return_freed_memory():
+        assert bionic.calls == [(-101, 0), (-100, 0)]  # purge, and keep nothing
+    assert bionic.calls[2:] == [(-100, 1)]
+    reserve = heap.Reserve(10**15)
+    reserve.ensure_whole()
+    reserve.close()

@@ -19,6 +19,7 @@ cannot be called wrongly:
 """
 
 from flexnn_ncnn.runtime.native.allocators import SCRATCH_ALIGNMENT_BYTES, ScratchAllocator, may_call_back
+from flexnn_ncnn.runtime.native.build import has_fp16_arithmetic, has_threads
 from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
@@ -75,6 +76,8 @@ __all__ = [
     "data_address",
     "empty_mat",
     "fill_blob",
+    "has_fp16_arithmetic",
+    "has_threads",
     "layout_of",
     "make_option",
     "make_params",
