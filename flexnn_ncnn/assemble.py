@@ -184,9 +184,13 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
     work = decided.workload
     profile = work.profile
     steps = tuple(
-        _step(model, layer, choice, blobs) if len(members) == 1 else _chain(model, layer, members, choice, blobs)
-        for layer, members, choice, blobs in zip(
-            profile.layers, work.members, decided.chosen, work.blobs.steps, strict=True
+        replace(
+            _step(model, layer, choice, blobs) if len(members) == 1 else _chain(model, layer, members, choice, blobs),
+            scratch_offset_bytes=offset,
+            scratch_bytes=choice.scratch_bytes if choice else 0,
+        )
+        for layer, members, choice, blobs, offset in zip(
+            profile.layers, work.members, decided.chosen, work.blobs.steps, decided.scratch_offsets, strict=True
         )
     )
     placements = tuple(
@@ -208,7 +212,7 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         outputs=profile.outputs,
         steps=steps,
         placements=placements,
-        arena_bytes=work.arena_bytes,
+        arena_bytes=decided.arena_bytes,
         heap_bytes=decided.heap_bytes,
         predicted_peak_bytes=decided.predicted_peak_bytes,
         predicted_seconds=decided.predicted_seconds,

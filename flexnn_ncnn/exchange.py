@@ -73,7 +73,7 @@ def to_flexnn_plan(decided: Schedule) -> FlexnnPlan:
         )
         for buffer, offset in zip(decided.workload.blobs.buffers, decided.workload.offsets, strict=True)
     ]
-    workspace = _aligned(decided.workload.arena_bytes)
+    workspace = _aligned(decided.arena_bytes)
     mapped = workspace + _aligned(decided.heap_bytes)
     free = mapped + max((_aligned(one.raw_bytes) for one in decided.chosen if one), default=0)
     persistent = []
@@ -81,6 +81,7 @@ def to_flexnn_plan(decided: Schedule) -> FlexnnPlan:
         if choice is None:
             continue
         for kind, size, offset in (
+            ("workspace", choice.scratch_bytes, decided.scratch_offsets[step]),
             ("workspace", choice.heap_bytes, workspace),
             ("weight", choice.raw_bytes, mapped),
             ("weight", choice.kept_bytes, free),

@@ -188,11 +188,11 @@ def memory_shares(decided: Schedule, base_bytes: int) -> MemoryShares:
         decided: a schedule.
         base_bytes: what it was made with.
     """
-    known = base_bytes + decided.kept_bytes + decided.workload.arena_bytes + decided.heap_bytes
+    known = base_bytes + decided.kept_bytes + decided.arena_bytes + decided.heap_bytes
     return MemoryShares(
         base_bytes=base_bytes,
         resident_bytes=decided.kept_bytes,
-        arena_bytes=decided.workload.arena_bytes,
+        arena_bytes=decided.arena_bytes,
         heap_bytes=decided.heap_bytes,
         mapped_bytes=decided.predicted_peak_bytes - known,
     )
@@ -240,7 +240,7 @@ def _sweep_point(work: Workload, base_bytes: int, budget_bytes: int) -> SweepPoi
         return SweepPoint(budget_bytes, feasible=False)
     whole = stock(work, base_bytes)
     if whole.peak_bytes <= budget_bytes and whole.seconds <= decided.predicted_seconds:
-        kept_bytes = whole.peak_bytes - base_bytes - work.arena_bytes
+        kept_bytes = whole.peak_bytes - base_bytes - work.blob_bytes
         return SweepPoint(budget_bytes, True, True, whole.peak_bytes, whole.seconds, kept_bytes, 0)
     streamed = sum(layer.streamed_bytes for layer in layer_forecasts(decided))
     return SweepPoint(

@@ -75,7 +75,8 @@ class KernelCost:
         compute_seconds: the forward call.
         kept_bytes: transformed weights, held as long as the layer is loaded.
         load_peak_bytes: most of the heap in use while loading, raw weights not counted.
-        run_peak_bytes: most of the heap in use while computing, beside what is kept: the workspace.
+        run_peak_bytes: scratch in use while computing, as the highest end of any block: the workspace.
+        run_heap_bytes: most of the heap in use while computing, beside what is kept.
         stream_peak_bytes: growth of a heap that keeps what is freed, over loading, computing and releasing.
         slabs: the same by slabs of rows, or None where that gains nothing.
     """
@@ -89,6 +90,7 @@ class KernelCost:
     run_peak_bytes: Linear
     stream_peak_bytes: Linear
     slabs: SlabCost | None
+    run_heap_bytes: Linear = Linear(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from flexnn_ncnn.planning.problem import Buffer
 
-__all__ = ["place"]
+__all__ = ["free_gaps", "place"]
 
 _Order = Callable[[Buffer], tuple[int, ...]]
 
@@ -30,6 +30,24 @@ def place(buffers: Sequence[Buffer]) -> tuple[tuple[int, ...], int]:
     """
     results = (_place_in_order(buffers, order) for order in _ORDERS)
     return min(results, key=lambda result: result[1], default=((), 0))
+
+
+def free_gaps(buffers: Sequence[Buffer], offsets: Sequence[int], steps: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Per step the byte ranges that no buffer has, in order; the last is open, told as (begin, begin)."""
+    live: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
+    for buffer, offset in zip(buffers, offsets, strict=True):
+        for step in range(buffer.begin, min(buffer.end, steps)):
+            live[step].append((offset, offset + buffer.size_bytes))
+    return tuple(_gaps(sorted(taken)) for taken in live)
+
+
+def _gaps(taken: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    gaps, free_from = [], 0
+    for begin, end in taken:
+        if begin > free_from:
+            gaps.append((free_from, begin))
+        free_from = max(free_from, end)
+    return (*gaps, (free_from, free_from))
 
 
 def _place_in_order(buffers: Sequence[Buffer], order: _Order) -> tuple[tuple[int, ...], int]:

@@ -17,7 +17,6 @@ from flexnn_ncnn.profile import LayerProfile, ModelProfile
 __all__ = ["ChainedProfile", "chain_choices", "chain_levels"]
 
 _MAX_LEVELS = 8
-_LARGEST_HEAP_BYTES = 8_000_000
 _SLAB_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -100,15 +99,13 @@ def _join(level: ChainedProfile, first: int) -> ChainedProfile:
 
 
 def chain_choices(members: Sequence[LayerProfile], read_seconds_per_byte: float) -> tuple[Choice, ...]:
-    """The ways to run a chain, with ncnn's own kernels: in how many slabs, resident or streamed; () if too large."""
+    """The ways to run a chain, with ncnn's own kernels: in how many slabs, resident or streamed."""
     rows = members[-1].window.outputs if members[-1].window else 1
     sizes = {-(-rows // count) for count in _SLAB_COUNTS if count <= rows}
     found = [
         choice for size in sorted(sizes or {rows}) for choice in _chain_choices(members, size, read_seconds_per_byte)
     ]
-    # blobs of several sizes come and go within a slab: what large ones leave between them cannot be told beforehand
-    small = [choice for choice in found if choice.heap_bytes <= _LARGEST_HEAP_BYTES]
-    return undominated(small) if small else ()
+    return undominated(found)
 
 
 def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds_per_byte: float) -> Iterator[Choice]:
@@ -133,12 +130,32 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
     raw = sum(member.raw_bytes for member in members)
     in_place = sum(member.raw_bytes for member, cost in zip(members, costs, strict=True) if cost.reads_raw)
     load_seconds = sum(cost.load_seconds.at(member.units) for member, cost in zip(members, costs, strict=True))
-    yield Choice(
-        "default", 1, slab_rows, True, seconds, int(kept + in_place), int(workspace), 0, int(max(0.0, loading) + raw)
+    whole = Choice(
+        kernel="default",
+        part_units=1,
+        slab_rows=slab_rows,
+        resident=True,
+        seconds=seconds,
+        load_seconds=0.0,
+        kept_bytes=int(kept + in_place),
+        heap_bytes=0,
+        raw_bytes=0,
+        scratch_bytes=int(workspace),
+        load_bytes=int(max(0.0, loading) + raw),
     )
+    yield whole
     if raw:
-        streamed = seconds + load_seconds + raw * read_seconds_per_byte
-        yield Choice("default", 1, slab_rows, False, streamed, 0, int(kept + max(loading, workspace)), raw, 0)
+        load_seconds += raw * read_seconds_per_byte
+        yield replace(
+            whole,
+            resident=False,
+            seconds=seconds + load_seconds,
+            load_seconds=load_seconds,
+            kept_bytes=0,
+            heap_bytes=int(kept + max(0.0, loading)),
+            raw_bytes=raw,
+            load_bytes=0,
+        )
 
 
 def _stage_rows(members: Sequence[LayerProfile], slab_rows: int) -> list[int]:

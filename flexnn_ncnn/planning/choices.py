@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flexnn_ncnn.layout import align_up, part_view
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
 __all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_peak", "undominated"]
@@ -15,6 +16,7 @@ __all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_
 _PART_SECONDS = 12e-6
 # ncnn's widest packing
 _LANES = 16
+_SCRATCH_ALIGNMENT_BYTES = 64
 # and its share of one slab
 SLAB_SECONDS = 15e-6
 
@@ -28,10 +30,12 @@ class Choice:
         part_units: output units of the largest part.
         slab_rows: output rows computed at once, 0 for all.
         resident: kept between inferences.
-        seconds: its share of one inference.
+        seconds: its share of one inference, loads and computing one after the other.
+        load_seconds: the loads' part of that.
         kept_bytes: held between inferences.
-        heap_bytes: heap it needs while it runs; the heap keeps the largest of all layers.
+        heap_bytes: heap that a load takes, and what a layer allocates there while it computes.
         raw_bytes: raw weights mapped at once while streaming.
+        scratch_bytes: what it allocates from the arena while it computes.
         load_bytes: what loading needs on top of `kept_bytes` before the first inference.
     """
 
@@ -40,9 +44,11 @@ class Choice:
     slab_rows: int
     resident: bool
     seconds: float
+    load_seconds: float
     kept_bytes: int
     heap_bytes: int
     raw_bytes: int
+    scratch_bytes: int
     load_bytes: int
 
 
@@ -99,17 +105,37 @@ def _slab_sizes(slabs: SlabCost | None) -> list[int]:
 
 
 def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice:
-    seconds = _compute_seconds(layer, cost, layer.units, slab_rows)
-    heap = int(run_peak(cost, layer.units, slab_rows))
-    return Choice(cost.kernel, layer.units, slab_rows, True, seconds, 0, heap, 0, 0)
+    return Choice(
+        kernel=cost.kernel,
+        part_units=layer.units,
+        slab_rows=slab_rows,
+        resident=True,
+        seconds=_compute_seconds(layer, cost, layer.units, slab_rows),
+        load_seconds=0.0,
+        kept_bytes=0,
+        heap_bytes=int(cost.run_heap_bytes.at(layer.units)),
+        raw_bytes=0,
+        scratch_bytes=_scratch_bytes(layer, cost, layer.units, slab_rows),
+        load_bytes=0,
+    )
 
 
 def run_peak(cost: KernelCost, part_units: int, slab_rows: int) -> float:
-    """Workspace of a part computed by slabs: that of the measured part shrinks with rows as measured."""
+    """Scratch of a part computed by slabs: that of the measured part shrinks with rows as measured."""
     whole = cost.run_peak_bytes.at(part_units)
     if not slab_rows or cost.slabs is None:
         return whole
     return whole * cost.slabs.run_peak_bytes.at(slab_rows) / max(1.0, cost.slabs.run_peak_bytes.at(cost.slabs.rows))
+
+
+def _scratch_bytes(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> int:
+    """What a part allocates while it computes; where it cannot write into its place, its output too."""
+    size = run_peak(cost, part_units, slab_rows)
+    if part_units < layer.units:
+        whole = layer.output_layouts[0]
+        if part_view(whole, layer.blob_axis, 0, part_units) is None:
+            size += -(-whole.size_bytes * part_units // layer.units)
+    return align_up(int(size), _SCRATCH_ALIGNMENT_BYTES)
 
 
 def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> float:
@@ -125,33 +151,54 @@ def _streamed(
     layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int, read_seconds_per_byte: float
 ) -> Choice:
     parts = -(-layer.units // part_units)
-    seconds = (
-        _compute_seconds(layer, cost, part_units, slab_rows)
-        + parts * cost.load_seconds.fixed
+    load_seconds = (
+        parts * cost.load_seconds.fixed
         + layer.units * cost.load_seconds.per_unit
         + layer.raw_bytes * read_seconds_per_byte
     )
-    saved = cost.run_peak_bytes.at(part_units) - run_peak(cost, part_units, slab_rows)
-    heap = max(cost.load_peak_bytes.at(part_units), cost.stream_peak_bytes.at(part_units) - saved)
-    raw = -(-layer.raw_bytes * part_units // layer.units)
-    return Choice(cost.kernel, part_units, slab_rows, False, seconds, 0, int(heap), raw, 0)
+    computing = cost.kept_bytes.at(part_units) + cost.run_heap_bytes.at(part_units)
+    return Choice(
+        kernel=cost.kernel,
+        part_units=part_units,
+        slab_rows=slab_rows,
+        resident=False,
+        seconds=_compute_seconds(layer, cost, part_units, slab_rows) + load_seconds,
+        load_seconds=load_seconds,
+        kept_bytes=0,
+        heap_bytes=int(max(cost.load_peak_bytes.at(part_units), cost.stream_peak_bytes.at(part_units), computing)),
+        raw_bytes=-(-layer.raw_bytes * part_units // layer.units),
+        scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
+        load_bytes=0,
+    )
 
 
 def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> Choice:
     parts = -(-layer.units // part_units)
-    seconds = _compute_seconds(layer, cost, part_units, slab_rows)
     kept = parts * cost.kept_bytes.fixed + layer.units * cost.kept_bytes.per_unit
     if cost.reads_raw:
         kept += layer.raw_bytes
     transient = cost.load_peak_bytes.at(part_units) - cost.kept_bytes.at(part_units)
     raw = 0 if cost.reads_raw else layer.raw_bytes * part_units / layer.units
-    heap = int(run_peak(cost, part_units, slab_rows))
-    return Choice(cost.kernel, part_units, slab_rows, True, seconds, int(kept), heap, 0, int(max(0, transient) + raw))
+    return Choice(
+        kernel=cost.kernel,
+        part_units=part_units,
+        slab_rows=slab_rows,
+        resident=True,
+        seconds=_compute_seconds(layer, cost, part_units, slab_rows),
+        load_seconds=0.0,
+        kept_bytes=int(kept),
+        heap_bytes=int(cost.run_heap_bytes.at(part_units)),
+        raw_bytes=0,
+        scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
+        load_bytes=int(max(0, transient) + raw),
+    )
 
 
 def undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
     """Those that no other beats or equals in everything while beating it in something."""
-    facts = np.array([(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.load_bytes) for c in found])
+    facts = np.array(
+        [(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.scratch_bytes, c.load_bytes) for c in found]
+    )
     at_least = (facts[:, None, :] <= facts[None, :, :]).all(axis=2)
     better = (facts[:, None, :] < facts[None, :, :]).any(axis=2)
     beaten = np.any(at_least & better, axis=0)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.planning.arena import place
+from flexnn_ncnn.planning.arena import free_gaps, place
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
-from flexnn_ncnn.planning.residency import Selection, select, smallest
+from flexnn_ncnn.planning.residency import Candidates, Row, Selection, select, smallest
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
 __all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
-
-# What is kept free for the gaps that blocks of several sizes leave in the heap, which depend on where it begins.
-_HEAP_SLACK = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,8 @@ class Workload:
         members: per layer of `profile` the measured layers it stands for.
         blobs: buffers and how steps use them.
         offsets: per buffer its place in the arena.
-        arena_bytes: size of the arena.
+        gaps: per layer the ranges of the arena that no blob has while it runs, the last one open.
+        candidates: all choices, in the form that selecting needs.
         choices: per layer the ways to run it.
         chained: the same network with ever more layers joined to chains, for smaller arenas.
     """
@@ -37,9 +35,15 @@ class Workload:
     members: tuple[tuple[LayerProfile, ...], ...]
     blobs: BlobProblem
     offsets: tuple[int, ...]
-    arena_bytes: int
+    gaps: tuple[tuple[tuple[int, int], ...], ...]
+    candidates: Candidates = field(compare=False)
     choices: tuple[tuple[Choice, ...], ...]
     chained: tuple[Workload, ...] = ()
+
+    @property
+    def blob_bytes(self) -> int:
+        """What blobs alone take of the arena."""
+        return int(self.candidates.floor.arena_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,19 @@ class Schedule:
         workload: what it was decided for.
         budget_bytes: the budget.
         chosen: per layer its choice, None where no layer runs.
+        scratch_offsets: per layer where in the arena its scratch begins.
+        arena_bytes: size of the arena.
         predicted_peak_bytes: growth of the resident set over the idle process.
         predicted_seconds: one inference.
         kept_bytes: weights kept between inferences.
-        heap_bytes: heap the largest layer needs beside them.
+        heap_bytes: heap that the largest load needs beside them.
     """
 
     workload: Workload
     budget_bytes: int
     chosen: tuple[Choice | None, ...]
+    scratch_offsets: tuple[int, ...]
+    arena_bytes: int
     predicted_peak_bytes: int
     predicted_seconds: float
     kept_bytes: int
@@ -68,12 +76,7 @@ class Schedule:
 def workload(profile: ModelProfile) -> Workload:
     """The part of planning that no budget changes."""
     plain, *chained = (_workload(level) for level in chain_levels(profile))
-    return replace(plain, chained=tuple(level for level in chained if _can_run(level)))
-
-
-def _can_run(work: Workload) -> bool:
-    """Whether every chain can be run."""
-    return all(found or len(members) == 1 for found, members in zip(work.choices, work.members, strict=True))
+    return replace(plain, chained=tuple(chained))
 
 
 def _workload(level: ChainedProfile) -> Workload:
@@ -87,12 +90,21 @@ def _workload(level: ChainedProfile) -> Workload:
         if len(members) > 1:
             found.append(chain_choices(members, profile.read_seconds_per_byte))
             continue
-        cut = (layer.units, layer.granularity, layer.least_units, layer.blob_axis)
+        cut = (layer.units, layer.granularity, layer.least_units, layer.blob_axis, layer.output_layouts)
         key = (layer.mode, layer.raw_bytes, cut, layer.kernels)
         if key not in known:
             known[key] = choices(layer, profile.read_seconds_per_byte) if layer.kernels else ()
         found.append(known[key])
-    return Workload(profile, level.members, blobs, offsets, arena_bytes, tuple(found))
+    gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
+    rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]
+    candidates = Candidates(rows, arena_bytes, _result_bytes(profile))
+    return Workload(profile, level.members, blobs, offsets, gaps, candidates, tuple(found))
+
+
+def _hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """The largest hole between blobs, and where the last blob ends."""
+    *holes, (last, _) = gaps
+    return max((end - begin for begin, end in holes), default=0), last
 
 
 def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
@@ -106,30 +118,16 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     Raises:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
-    found = [_fastest(level, budget_bytes, base_bytes) for level in (work, *work.chained)]
-    fitting = [one for one in found if one is not None]
-    if not fitting:
+    best: Schedule | None = None
+    for level in (work, *work.chained):
+        beat_seconds = best.predicted_seconds if best else math.inf
+        selection = select(level.candidates, budget_bytes - base_bytes, beat_seconds=beat_seconds)
+        if selection is not None and selection.seconds < beat_seconds:
+            best = _schedule(level, budget_bytes, base_bytes, selection)
+    if best is None:
         least, culprit = smallest_budget(work, base_bytes)
         raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
-    return min(fitting, key=lambda one: one.predicted_seconds)
-
-
-def _fastest(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule | None:
-    """The fastest schedule of these layers as they are joined."""
-    rows = [index for index, found in enumerate(work.choices) if found]
-    memory = budget_bytes - base_bytes - work.arena_bytes
-    selection = select(_with_slack(work, rows), memory, work.arena_bytes, _result_bytes(work.profile))
-    return None if selection is None else _schedule(work, budget_bytes, base_bytes, rows, selection)
-
-
-def _with_slack(work: Workload, rows: list[int]) -> list[tuple[Choice, ...]]:
-    """The choices of layers, each with a larger heap."""
-    known: dict[int, tuple[Choice, ...]] = {}
-    for row in rows:
-        found = work.choices[row]
-        if id(found) not in known:
-            known[id(found)] = tuple(replace(one, heap_bytes=math.ceil(one.heap_bytes * _HEAP_SLACK)) for one in found)
-    return [known[id(work.choices[row])] for row in rows]
+    return best
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
@@ -139,12 +137,10 @@ def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
 
 
 def _smallest(work: Workload) -> tuple[int, str]:
+    least, row, weights_first = smallest(work.candidates)
     rows = [index for index, found in enumerate(work.choices) if found]
-    least, row = smallest(_with_slack(work, rows), _result_bytes(work.profile))
-    weights_first = least > work.arena_bytes
-    layer = work.profile.layers[rows[row] if weights_first and rows else _widest_step(work)]
-    what = "weights and workspace" if weights_first else "blobs"
-    return least + work.arena_bytes, f"layer {layer.name!r} ({layer.type}, {what})"
+    layer = work.profile.layers[rows[row] if rows and weights_first else _widest_step(work)]
+    return least, f"layer {layer.name!r} ({layer.type}, {'weights' if weights_first else 'blobs'})"
 
 
 def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:
@@ -162,7 +158,7 @@ def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:
         workspace = max(workspace, cost.run_peak_bytes.at(layer.units))
         kept += layer_kept
         seconds += cost.compute_seconds.at(layer.units)
-    return int(base_bytes + kept + max(loading, work.arena_bytes + workspace)), seconds
+    return int(base_bytes + kept + max(loading, work.blob_bytes + workspace)), seconds
 
 
 def _result_bytes(profile: ModelProfile) -> int:
@@ -176,14 +172,37 @@ def _result_bytes(profile: ModelProfile) -> int:
 
 
 def _widest_step(work: Workload) -> int:
+    """The step with most blobs, and of those with as much the one with most scratch at least."""
     live = live_bytes(work.blobs.buffers, len(work.profile.layers))
-    return live.index(max(live))
+    scratch = [min((choice.scratch_bytes for choice in ways), default=0) for ways in work.choices]
+    return max(range(len(live)), key=lambda step: (live[step] + scratch[step], -step))
 
 
-def _schedule(work: Workload, budget_bytes: int, base_bytes: int, rows: list[int], selection: Selection) -> Schedule:
+def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Selection) -> Schedule:
+    rows = [index for index, found in enumerate(work.choices) if found]
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
-    heap = max((choice.heap_bytes for choice in chosen if choice is not None), default=0)
-    peak = base_bytes + work.arena_bytes + selection.kept_bytes + heap + selection.raw_bytes
-    return Schedule(work, budget_bytes, tuple(chosen), peak, selection.seconds, selection.kept_bytes, heap)
+    return Schedule(
+        workload=work,
+        budget_bytes=budget_bytes,
+        chosen=tuple(chosen),
+        scratch_offsets=tuple(
+            _scratch_offset(gaps, choice.scratch_bytes if choice else 0)
+            for gaps, choice in zip(work.gaps, chosen, strict=True)
+        ),
+        arena_bytes=selection.arena_bytes,
+        predicted_peak_bytes=(
+            base_bytes + selection.arena_bytes + selection.kept_bytes + selection.heap_bytes + selection.raw_bytes
+        ),
+        predicted_seconds=selection.seconds,
+        kept_bytes=selection.kept_bytes,
+        heap_bytes=selection.heap_bytes,
+    )
+
+
+def _scratch_offset(gaps: tuple[tuple[int, int], ...], size_bytes: int) -> int:
+    """The smallest hole that fits, or after the last blob."""
+    *holes, (last, _) = gaps
+    fitting = [(end - begin, begin) for begin, end in holes if end - begin >= size_bytes]
+    return min(fitting)[1] if fitting and size_bytes else last if size_bytes else 0

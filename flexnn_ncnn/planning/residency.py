@@ -1,13 +1,15 @@
 """Which way to run each layer so that all together are fastest within the memory there is.
 
-Three things compete for it: weights kept between inferences (they add up), and the heap and the mapped raw weights
-of whichever layer needs most (they do not). For every pair of limits on the latter two, what is left is a knapsack
-with several choices per layer, solved by pricing bytes (Lagrange) and filling the rest greedily.
+Four things compete for it. Weights kept between inferences add up; the arena, the heap that loading takes and the raw
+weights mapped meanwhile are as large as whichever layer needs most. One price per byte for all of them (Lagrange)
+turns the choice into many small ones: at a price, each layer takes what is cheapest within the limits of the three,
+and each limit is moved to where all together is cheapest. The limits met on the way to the price at which everything
+fits are few; for each of them what is left is a knapsack with several choices per layer, filled greedily.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +17,59 @@ import numpy.typing as npt
 
 from flexnn_ncnn.planning.choices import Choice
 
-__all__ = ["Selection", "select", "smallest"]
+__all__ = ["Candidates", "Limits", "Row", "Selection", "select", "smallest"]
 
-_HEAP_LEVELS, _RAW_LEVELS = 24, 16
-_PRICE_STEPS = 28
+_PRICE_STEPS = 18
+_KNAPSACK_STEPS = 28
+_PRICE_SPAN = 1e4
+_MOST_LEVELS = 64
+_ROUNDS = 6
+_FILLED = 5
+_HOPES = 4
+_FORBIDDEN_SECONDS = 1e9
 _NEVER_BYTES = 2**62
-_FILLED = 6
-_TIGHTENED = 4
 
 _Floats = npt.NDArray[np.float64]
+_Indices = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        choices: the ways to run it.
+        hole_bytes: the largest part of the arena between blobs that is free while it runs.
+        above_bytes: where the last blob ends that exists then: scratch that fits no hole begins there.
+    """
+
+    choices: tuple[Choice, ...]
+    hole_bytes: int = 0
+    above_bytes: int = 0
+
+    def arena_bytes(self, choice: Choice) -> int:
+        """How large the arena must be for a choice."""
+        fits = choice.scratch_bytes <= self.hole_bytes
+        return self.above_bytes + (0 if fits else choice.scratch_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What no layer may exceed, in bytes.
+
+    Attributes:
+        arena_bytes: blobs and scratch.
+        heap_bytes: heap that loading takes.
+        raw_bytes: raw weights mapped at once.
+    """
+
+    arena_bytes: float
+    heap_bytes: float
+    raw_bytes: float
+
+    def total(self, depth: int) -> float:
+        """Memory they stand for when `depth` loads are there at once."""
+        return self.arena_bytes + depth * (self.heap_bytes + self.raw_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +78,9 @@ class Selection:
 
     Attributes:
         chosen: per layer the index of its choice.
-        seconds: time of one inference.
+        seconds: time of one inference, loads and computing one after the other.
         kept_bytes: weights kept between inferences.
+        arena_bytes: blobs and scratch.
         heap_bytes: largest heap of any layer.
         raw_bytes: most raw weights mapped at once.
     """
@@ -41,168 +88,310 @@ class Selection:
     chosen: tuple[int, ...]
     seconds: float
     kept_bytes: int
+    arena_bytes: int
     heap_bytes: int
     raw_bytes: int
 
 
-class _Table:
-    """All choices as padded matrices, one row for all layers with the same choices."""
+class Candidates:
+    """All choices as padded matrices, one row for all layers that are alike; the same for every budget.
 
-    def __init__(self, layers: Sequence[Sequence[Choice]]) -> None:
-        groups: dict[tuple[Choice, ...], int] = {}
-        self.row_of = np.array([groups.setdefault(tuple(found), len(groups)) for found in layers])
-        self.counts = np.bincount(self.row_of).astype(np.float64)
-        width = max(map(len, groups))
+    Args:
+        rows: the layers.
+        arena_bytes: what blobs alone take.
+        result_bytes: what the caller gets, made when no raw weights are mapped any more.
+    """
 
-        def matrix(name: str) -> _Floats:
-            rows = np.full((len(groups), width), np.inf)
-            for row, found in zip(rows, groups, strict=True):
-                row[: len(found)] = [getattr(choice, name) for choice in found]
-            return rows
+    def __init__(self, rows: Sequence[Row], arena_bytes: int, result_bytes: int) -> None:
+        self.floor = Limits(float(arena_bytes), 0.0, float(result_bytes))
+        groups: dict[Row, int] = {}
+        self.row_of = np.array([groups.setdefault(row, len(groups)) for row in rows], dtype=np.intp)
+        self.counts = np.bincount(self.row_of, minlength=len(groups)).astype(np.float64)
+        width = max((len(row.choices) for row in groups), default=1)
+        self.exists = np.zeros((len(groups), width), dtype=bool)
+        columns = {
+            name: np.zeros(self.exists.shape)
+            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes")
+        }
+        self.arena = np.zeros(self.exists.shape)
+        for number, row in enumerate(groups):
+            used = slice(0, len(row.choices))
+            self.exists[number, used] = True
+            self.arena[number, used] = [max(arena_bytes, row.arena_bytes(choice)) for choice in row.choices]
+            for name, values in columns.items():
+                values[number, used] = [getattr(choice, name) for choice in row.choices]
+        self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
+        self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
+        self.rows = np.arange(len(self.exists))
+        self.axes = (
+            _Axis(self.arena, self.exists, self.floor.arena_bytes),
+            _Axis(self.heap, self.exists, self.floor.heap_bytes),
+            _Axis(self.raw, self.exists, self.floor.raw_bytes),
+        )
 
-        self.seconds, self.kept = matrix("seconds"), matrix("kept_bytes")
-        self.heap, self.raw, self.load = matrix("heap_bytes"), matrix("raw_bytes"), matrix("load_bytes")
-        self.rows = np.arange(len(groups))
+    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
+        """The choices inside the limits; resident weights are loaded when only they and the spare are in use."""
+        fits = (self.arena <= limits.arena_bytes) & (self.heap <= limits.heap_bytes) & (self.raw <= limits.raw_bytes)
+        allowed: npt.NDArray[np.bool_] = self.exists & fits & (self.load <= limits.total(depth) + spare_bytes)
+        return allowed
 
-    def least_raw(self, floor: float) -> tuple[_Floats, _Floats]:
-        """Every limit on the heap, ascending, and the least limit on raw weights that works with it."""
-        heaps = np.unique(self.heap[np.isfinite(self.heap)])
-        streamed = np.where(self.kept == 0, self.raw, np.inf)
-        least = np.full(len(heaps), floor)
-        for heap, raw in zip(self.heap, streamed, strict=True):
-            order = heap.argsort(kind="stable")
-            best = np.concatenate([[np.inf], np.minimum.accumulate(raw[order])])
-            least = np.maximum(least, best[np.searchsorted(heap[order], heaps, side="right")])
-        return heaps, least
+    def weighted(self, load_weight: float) -> _Floats:
+        """Times with loads counted as so much of themselves: less where they happen beside computing."""
+        seconds: _Floats = self.seconds - (1.0 - load_weight) * self.load_seconds
+        return seconds
 
-    def within(self, heap: float, raw: float, load: float) -> _Floats:
-        """Times of the choices inside the limits, infinite for the others."""
-        return np.where((self.heap <= heap) & (self.raw <= raw) & (self.load <= load), self.seconds, np.inf)
+
+class _Axis:
+    """One limit: its levels, and every row's choices in the order in which it lets them in."""
+
+    def __init__(self, needs: _Floats, exists: npt.NDArray[np.bool_], floor: float) -> None:
+        every = np.unique(np.append(needs[exists], floor))
+        every = every[every >= floor]
+        ranks = np.unique(np.linspace(0, len(every) - 1, _MOST_LEVELS).round().astype(int))
+        self.needs, self.levels = needs, every[ranks]
+        self.order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
+        ordered = np.take_along_axis(np.where(exists, needs, np.inf), self.order, axis=1)
+        # per row and level how many choices are let in, less one
+        self.last = np.zeros((len(needs), len(self.levels)), dtype=np.intp)
+        for number, row in enumerate(ordered):
+            self.last[number] = np.searchsorted(row, self.levels, side="right") - 1
+
+    def sums(self, cost: _Floats, counts: _Floats) -> _Floats:
+        """Per level the sum over all layers of the least cost that the level lets in."""
+        least = np.minimum.accumulate(np.take_along_axis(cost, self.order, axis=1), axis=1)
+        at = np.take_along_axis(least, np.maximum(self.last, 0), axis=1)
+        at = np.where(self.last < 0, _FORBIDDEN_SECONDS, at)
+        total: _Floats = counts @ at
+        return total
 
 
 def select(
-    layers: Sequence[Sequence[Choice]], memory_bytes: int, arena_bytes: int, result_bytes: int
+    candidates: Candidates,
+    memory_bytes: float,
+    *,
+    depth: int = 1,
+    load_weight: float = 1.0,
+    beat_seconds: float = np.inf,
 ) -> Selection | None:
-    """The fastest selection whose kept weights, heap and raw weights fit `memory_bytes`, or None.
+    """The fastest selection that fits `memory_bytes`, or None.
 
     Args:
-        layers: per layer its choices.
-        memory_bytes: what is left for weights and heap beside the arena.
-        arena_bytes: the arena is not in use while resident weights are loaded, so loading may use as much.
-        result_bytes: what the caller gets, made when no raw weights are mapped any more.
+        candidates: the layers.
+        memory_bytes: what is left for weights, blobs, scratch and loads.
+        depth: how many loads may be in memory at once.
+        load_weight: how much of a load's time counts.
+        beat_seconds: stop early where nothing can be faster (in weighted time).
     """
-    if not layers:
-        return Selection((), 0.0, 0, 0, 0) if memory_bytes >= 0 else None
-    table = _Table(layers)
-    priced: list[tuple[float, int, _Floats, npt.NDArray[np.intp], float]] = []
-    for heap, raw in _limits(table, memory_bytes, result_bytes):
-        seconds = table.within(heap, raw, heap + raw + arena_bytes)
-        chosen = _priced(table, seconds, memory_bytes - heap - raw)
-        if chosen is not None:
-            total = float(seconds[table.rows, chosen] @ table.counts)
-            priced.append((total, len(priced), seconds, chosen, memory_bytes - heap - raw))
-    # what the price leaves over is worth little: only the best are worth filling
-    best: Selection | None = None
-    for _, _, seconds, chosen, memory in sorted(priced, key=lambda one: one[:2])[:_FILLED]:
-        found = _selection(table, _filled(table, seconds, chosen, memory), result_bytes)
-        for _ in range(_TIGHTENED):
-            tighter = _tightened(table, found, memory_bytes, arena_bytes, result_bytes)
-            if tighter is None or tighter.seconds >= found.seconds - 1e-12:
-                break
-            found = tighter
-        if best is None or found.seconds < best.seconds - 1e-12:
-            best = found
+    seconds = candidates.weighted(load_weight)
+    price, ways = _ways(candidates, seconds, memory_bytes, depth, beat_seconds)
+    best: tuple[float, Selection] | None = None
+    filled = 0
+    for _, limits in sorted(ways, key=lambda way: way[0]):
+        found = _packed(candidates, seconds, limits, memory_bytes, depth)
+        if found is None:
+            continue
+        best = found if best is None else min(best, found, key=lambda one: one[0])
+        filled += 1
+        if filled == _FILLED:
+            break
+    for _ in range(0 if best is None else _ROUNDS):
+        assert best is not None
+        better = _neighbour(candidates, seconds, best, price, memory_bytes, depth)
+        if better is None:
+            break
+        best = better
+    return None if best is None else best[1]
+
+
+def _neighbour(
+    candidates: Candidates,
+    seconds: _Floats,
+    best: tuple[float, Selection],
+    price: float,
+    memory: float,
+    depth: int,
+) -> tuple[float, Selection] | None:
+    """A faster selection with one of the three limits elsewhere, if bounds leave hope for one and it is there."""
+    value, selection = best
+    limits = (selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
+    cost = seconds + price * candidates.kept
+    hopes: list[tuple[float, Limits]] = []
+    for number, axis in enumerate(candidates.axes):
+        others = sum(limits[i] * (depth if i else 1) for i in range(3) if i != number)
+        free = memory - others - axis.levels * (depth if number else 1)
+        bounds = axis.sums(_allowed_cost(candidates, cost, limits, number), candidates.counts) - price * free
+        for at in bounds.argsort(kind="stable")[:_HOPES]:
+            if bounds[at] < value - 1e-12 and free[at] >= 0 and axis.levels[at] != limits[number]:
+                moved = [float(axis.levels[at]) if i == number else float(limits[i]) for i in range(3)]
+                hopes.append((float(bounds[at]), Limits(*moved)))
+    for _, hope in sorted(hopes, key=lambda one: one[0])[:_HOPES]:
+        found = _packed(candidates, seconds, hope, memory, depth)
+        if found is not None and found[0] < value - 1e-12:
+            return found
+    return None
+
+
+def _allowed_cost(candidates: Candidates, cost: _Floats, limits: Sequence[float], number: int) -> _Floats:
+    """The cost of choices that keep the limits other than `number`."""
+    allowed = candidates.exists.copy()
+    for other, axis in enumerate(candidates.axes):
+        if other != number:
+            allowed &= axis.needs <= limits[other]
+    return np.where(allowed, cost, _FORBIDDEN_SECONDS * 1e9)
+
+
+def smallest(candidates: Candidates, depth: int = 1) -> tuple[int, int, bool]:
+    """The least memory any selection needs.
+
+    Returns:
+        It, the index of the layer that sets the largest part of it (-1 where there is none), and whether that part is
+        weights: otherwise it is blobs and scratch.
+    """
+    limits, least = _least_limits(candidates, depth)
+    if limits is None:
+        return _NEVER_BYTES, 0, True
+    if not len(candidates.row_of):
+        return 0, -1, False
+    loads = limits.heap_bytes + limits.raw_bytes
+    weights_first = loads > limits.arena_bytes
+    needs = candidates.heap + candidates.raw if weights_first else candidates.arena
+    needed = np.where(candidates.within(limits, depth), needs, np.inf).min(axis=1)
+    return int(np.ceil(least)), int(needed[candidates.row_of].argmax()), weights_first
+
+
+def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, float]:
+    """The limits of the selection that needs least memory, and that memory."""
+    arena, heap, raw = candidates.axes
+    best, least = None, np.inf
+    for level in heap.levels:
+        limits = Limits(arena.levels[-1], float(level), raw.levels[-1])
+        for _ in range(2):
+            limits, value = _descended(candidates, candidates.kept, limits, 1.0, depth, fixed=1)
+        if value < least and value < _FORBIDDEN_SECONDS * 1e6:
+            best, least = limits, value
+    return best, least
+
+
+def _ways(
+    candidates: Candidates, seconds: _Floats, memory: float, depth: int, beat_seconds: float
+) -> tuple[float, list[tuple[float, Limits]]]:
+    """The price at which everything fits, and limits worth filling, each with a bound below the time of any selection
+    within them.
+    """
+    loosest = Limits(*(axis.levels[-1] for axis in candidates.axes))
+    found: dict[Limits, float] = {}
+    # what a byte would cost if all the memory were worth all the time, and much less and more
+    usual = max(1e-12, float(seconds.max(axis=1, initial=0.0) @ candidates.counts)) / max(1.0, memory)
+    low, high = usual / _PRICE_SPAN, usual * _PRICE_SPAN
+    limits = loosest
+    for _ in range(_PRICE_STEPS):
+        price = (low * high) ** 0.5
+        cost = seconds + price * candidates.kept
+        options = [_descended(candidates, cost, start, price, depth) for start in {loosest, limits}]
+        limits, value = min(options, key=lambda option: option[1])
+        bound = value - price * memory
+        if bound > beat_seconds:
+            return price, []
+        found[limits] = max(bound, found.get(limits, -np.inf))
+        chosen = np.where(candidates.within(limits, depth), cost, np.inf).argmin(axis=1)
+        needed = candidates.kept[candidates.rows, chosen] @ candidates.counts + limits.total(depth)
+        if needed <= memory:
+            high = price
+        else:
+            low = price
+    tightest, _ = _least_limits(candidates, depth)
+    if tightest is not None:
+        found.setdefault(tightest, np.inf)
+    return high, [(bound, limits) for limits, bound in found.items()]
+
+
+def _descended(
+    candidates: Candidates, cost: _Floats, limits: Limits, price: float, depth: int, fixed: int = -1
+) -> tuple[Limits, float]:
+    """Move one limit at a time to where layers and limits together cost least, until none moves."""
+    weights = (price, price * depth, price * depth)
+    current = [limits.arena_bytes, limits.heap_bytes, limits.raw_bytes]
+    value = np.inf
+    for _ in range(_ROUNDS):
+        before = value
+        for number, axis in enumerate(candidates.axes):
+            if number == fixed:
+                continue
+            totals = axis.sums(_allowed_cost(candidates, cost, current, number), candidates.counts)
+            totals = totals + weights[number] * axis.levels
+            at = int(totals.argmin())
+            current[number] = float(axis.levels[at])
+            value = float(totals[at]) + sum(weights[i] * current[i] for i in range(3) if i != number)
+        if value >= before - 1e-15:
+            break
+    return Limits(*current), value
+
+
+def _packed(
+    candidates: Candidates, seconds: _Floats, limits: Limits, memory: float, depth: int
+) -> tuple[float, Selection] | None:
+    """The knapsack within limits, again with the limits that it really reaches: what they leave goes to weights."""
+    best: tuple[float, Selection] | None = None
+    spare = 0.0
+    for _ in range(3):
+        times = np.where(candidates.within(limits, depth, spare), seconds, np.inf)
+        chosen = _priced(candidates, times, memory - limits.total(depth))
+        if chosen is None:
+            break
+        columns = _filled(candidates, times, chosen, memory - limits.total(depth))
+        value = float(seconds[candidates.row_of, columns].sum())
+        selection = _selection(candidates, columns)
+        loading = candidates.load[candidates.row_of, columns].max(initial=0.0)
+        if selection.kept_bytes + loading > memory or (best is not None and value >= best[0] - 1e-12):
+            break
+        best = value, selection
+        limits = Limits(selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
+        spare = memory - limits.total(depth) - selection.kept_bytes
     return best
 
 
-def _tightened(
-    table: _Table, found: Selection, memory_bytes: int, arena_bytes: int, result_bytes: int
-) -> Selection | None:
-    """The selection again with the limits that it really reaches: what they leave over goes to weights."""
-    heap, raw = found.heap_bytes, found.raw_bytes
-    memory = memory_bytes - heap - raw
-    seconds = table.within(heap, raw, heap + raw + arena_bytes)
-    chosen = _priced(table, seconds, memory)
-    return None if chosen is None else _selection(table, _filled(table, seconds, chosen, memory), result_bytes)
-
-
-def smallest(layers: Sequence[Sequence[Choice]], result_bytes: int) -> tuple[int, int]:
-    """The least memory any selection needs, and the index of the layer that sets it."""
-    if not layers:
-        return 0, -1
-    table = _Table(layers)
-    heaps, raws = table.least_raw(result_bytes)
-    needed = np.where(table.kept == 0, table.heap + table.raw, np.inf).min(axis=1)
-    least = (heaps + raws).min()
-    return int(least) if np.isfinite(least) else _NEVER_BYTES, int(needed[table.row_of].argmax())
-
-
-def _limits(table: _Table, memory: float, floor: float) -> Iterator[tuple[float, float]]:
-    """Pairs of limits on heap and raw weights worth trying; the tightest is always among them."""
-    heaps, raws = table.least_raw(floor)
-    usable = heaps + raws <= memory
-    pairs = np.stack([heaps, raws], axis=1)[usable]
-    if not len(pairs):
-        return
-    tightest = pairs[pairs.sum(axis=1).argmin()]
-    levels = np.unique(table.raw[np.isfinite(table.raw)])
-    for heap, least in (tightest, *_thinned(pairs, _HEAP_LEVELS)):
-        yield heap, least
-        for raw in _thinned(levels[(levels > least) & (levels <= memory - heap)], _RAW_LEVELS):
-            yield heap, raw
-
-
-def _thinned(values: _Floats, count: int) -> _Floats:
-    """At most `count` of the values, evenly in rank, the first and the last among them."""
-    if len(values) <= count:
-        return values
-    ranks: npt.NDArray[np.intp] = np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))
-    thinned: _Floats = values[ranks]
-    return thinned
-
-
-def _priced(table: _Table, seconds: _Floats, memory: float) -> npt.NDArray[np.intp] | None:
+def _priced(candidates: Candidates, seconds: _Floats, memory: float) -> _Indices | None:
     """Per row the best choice at the lowest price of a byte at which all kept bytes fit `memory`."""
-    kept = np.where(np.isfinite(seconds), table.kept, np.inf)
+    kept = np.where(np.isfinite(seconds), candidates.kept, np.inf)
     least = kept.min(axis=1)
-    if memory < 0 or not np.isfinite(least).all() or least @ table.counts > memory:
+    if memory < 0 or not np.isfinite(least).all() or least @ candidates.counts > memory:
         return None
 
-    def at(price: float) -> tuple[npt.NDArray[np.intp], bool]:
-        cheapest: npt.NDArray[np.intp] = (seconds + price * kept).argmin(axis=1)
-        return cheapest, bool(kept[table.rows, cheapest] @ table.counts <= memory)
+    def at(price: float) -> tuple[_Indices, bool]:
+        cheapest: _Indices = (seconds + price * np.where(np.isfinite(kept), kept, 0.0)).argmin(axis=1)
+        return cheapest, bool(kept[candidates.rows, cheapest] @ candidates.counts <= memory)
 
-    chosen, fits = at(0.0 if np.isfinite(kept).all() else 1e-300)
-    low, high = 1e-15, 1.0  # seconds per byte
-    for _ in range(0 if fits else _PRICE_STEPS):
+    chosen, fits = at(0.0)
+    low, high = 1e-15, 1.0
+    best: _Indices = chosen if fits else kept.argmin(axis=1)
+    for _ in range(0 if fits else _KNAPSACK_STEPS):
         middle = (low * high) ** 0.5
         cheapest, fits = at(middle)
         if fits:
-            high, chosen = middle, cheapest
+            high, best = middle, cheapest
         else:
             low = middle
-    if not fits and kept[table.rows, chosen] @ table.counts > memory:
-        chosen = kept.argmin(axis=1)
-    return chosen
+    return best
 
 
-def _filled(table: _Table, seconds: _Floats, chosen: npt.NDArray[np.intp], memory: float) -> npt.NDArray[np.intp]:
+def _filled(candidates: Candidates, seconds: _Floats, chosen: _Indices, memory: float) -> _Indices:
     """Per layer a choice: what the price left over is spent on the exchanges that save most time per byte."""
-    kept = np.where(np.isfinite(seconds), table.kept, np.inf)
+    kept = np.where(np.isfinite(seconds), candidates.kept, np.inf)
     # layers of a row differ only here: each may take its own step up
-    result: npt.NDArray[np.intp] = chosen[table.row_of]
-    left = memory - kept[table.row_of, result].sum()
+    result: _Indices = chosen[candidates.row_of]
+    left = memory - kept[candidates.row_of, result].sum()
     current = chosen.copy()
-    waiting = table.counts.astype(int)
-    while True:
-        more = kept - kept[table.rows, current][:, None]
-        saved = np.where(np.isfinite(seconds), seconds[table.rows, current][:, None] - seconds, 0.0)
+    waiting = candidates.counts.astype(int)
+    while len(waiting):
+        now = seconds[candidates.rows, current][:, None]
+        more = kept - kept[candidates.rows, current][:, None]
+        saved = np.where(np.isfinite(seconds), now - np.where(np.isfinite(seconds), seconds, 0.0), 0.0)
         gain = np.where((more <= left) & (saved > 1e-9), saved / np.maximum(more, 1.0), -np.inf)
         row, column = np.unravel_index(int(gain.argmax()), gain.shape)
         if gain[row, column] == -np.inf:
             return result
         affordable = waiting[row] if more[row, column] <= 0 else int(left // more[row, column])
-        members = np.flatnonzero((table.row_of == row) & (result == current[row]))[:affordable]
+        members = np.flatnonzero((candidates.row_of == row) & (result == current[row]))[:affordable]
         result[members] = column
         left -= more[row, column] * len(members)
         if len(members) == waiting[row]:
@@ -211,17 +400,20 @@ def _filled(table: _Table, seconds: _Floats, chosen: npt.NDArray[np.intp], memor
             seconds = seconds.copy()
             seconds[row] = np.where(np.arange(seconds.shape[1]) == current[row], seconds[row], np.inf)
             kept = np.where(np.isfinite(seconds), kept, np.inf)
+    return result
 
 
-def _selection(table: _Table, chosen: npt.NDArray[np.intp], result_bytes: int) -> Selection:
+def _selection(candidates: Candidates, columns: _Indices) -> Selection:
     def take(matrix: _Floats) -> _Floats:
-        taken: _Floats = matrix[table.row_of, chosen]
+        taken: _Floats = matrix[candidates.row_of, columns]
         return taken
 
+    floor = candidates.floor
     return Selection(
-        tuple(int(i) for i in chosen),
-        float(take(table.seconds).sum()),
-        int(take(table.kept).sum()),
-        int(take(table.heap).max()),
-        max(int(take(table.raw).max()), result_bytes),
+        tuple(int(column) for column in columns),
+        float(take(candidates.seconds).sum()),
+        int(take(candidates.kept).sum()),
+        int(max(floor.arena_bytes, take(candidates.arena).max(initial=0.0))),
+        int(take(candidates.heap).max(initial=0.0)),
+        int(max(floor.raw_bytes, take(candidates.raw).max(initial=0.0))),
     )

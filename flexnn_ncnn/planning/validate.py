@@ -105,8 +105,28 @@ def _check_placements(plan: Plan) -> None:
         )
         _require(outer.begin <= place.begin and place.end <= outer.end, name, "exists while", repr(outer.blob), "does")
         _require(place.offset_bytes % _NESTED_ALIGNMENT_BYTES == 0, name, "begins at a multiple of 16 bytes")
-    _check_overlaps(list(whole.values()))
+    scratch = _scratch(plan)
+    for place in scratch:
+        inside = place.offset_bytes >= 0 and place.offset_bytes + place.size_bytes <= plan.arena_bytes
+        _require(inside, place.blob, "is in the arena")
+    _check_overlaps([*whole.values(), *scratch])
     _check_overlaps([place for place in plan.placements if place.within])
+
+
+def _scratch(plan: Plan) -> list[Placement]:
+    """What layers allocate from while they compute, each as a blob of bytes that exists in its step alone."""
+    _require(all(step.scratch_bytes >= 0 for step in plan.steps), "no scratch is negative")
+    return [
+        Placement(
+            f"scratch of step {number}",
+            BlobLayout(1, step.scratch_bytes, 1, 1, 1, 1, 1),
+            step.scratch_offset_bytes,
+            number,
+            number + 1,
+        )
+        for number, step in enumerate(plan.steps)
+        if step.scratch_bytes
+    ]
 
 
 def _check_overlaps(places: Sequence[Placement]) -> None:

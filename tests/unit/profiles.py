@@ -83,9 +83,11 @@ def choice(seconds: float, **fields: Any) -> Choice:
         slab_rows=0,
         resident=False,
         seconds=seconds,
+        load_seconds=0.0,
         kept_bytes=0,
         heap_bytes=0,
         raw_bytes=0,
+        scratch_bytes=0,
         load_bytes=0,
     )
     return replace(plain, **fields)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.planning.choices import Choice, choices, cut_evenly, part_size, run_peak, undominated
 from flexnn_ncnn.profile import LayerProfile, Linear, SlabCost
 from tests.unit.profiles import choice, cost, layer
@@ -47,7 +48,7 @@ def test_a_resident_layer_pays_with_memory() -> None:
     kernel = cost(load_seconds=0.002, compute_seconds=0.010, kept_bytes=500, load_peak_bytes=800, run_peak_bytes=300)
     (whole,) = found(weighted(kernels=(kernel,), blob_axis=""), resident=True)
     assert whole.seconds == pytest.approx(0.010, abs=1e-4)
-    assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes) == (500, 300, 0)
+    assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes, whole.scratch_bytes) == (500, 0, 0, 320)
     assert whole.load_bytes == 300 + 6400
 
 
@@ -72,18 +73,28 @@ def test_slices_are_not_smaller_than_they_may_be() -> None:
     assert min(sizes) >= 32
 
 
+def test_a_slice_that_cannot_be_written_in_place_needs_room_for_its_output() -> None:
+    matrix = BlobLayout(dims=2, w=64, h=10, d=1, c=1, elemsize=4, elempack=1)
+    columns = weighted(kernels=(cost(run_peak_bytes=100),), blob_axis="w", output_layouts=(matrix,))
+    scratch = {one.part_units: one.scratch_bytes for one in choices(columns, 1e-6)}
+    assert scratch[64] == 128
+    assert scratch[32] == 64 + 64 + matrix.size_bytes // 2
+
+
 def test_slabs_shrink_the_workspace() -> None:
-    kernel = cost(run_peak_bytes=1700, stream_peak_bytes=1700, compute_seconds=0.010, slabs=SLABS)
+    kernel = cost(run_peak_bytes=1700, compute_seconds=0.010, slabs=SLABS)
     made = [one for one in choices(weighted(kernels=(kernel,), blob_axis=""), 1e-6) if one.resident]
     assert {one.slab_rows for one in made} == {0, 4, 8, 16}
     by_rows = {one.slab_rows: one for one in made}
-    assert by_rows[8].heap_bytes == run_peak(kernel, 64, 8) == pytest.approx(1700 * 500 / 1700)
+    assert run_peak(kernel, 64, 8) == pytest.approx(1700 * 500 / 1700)
+    assert by_rows[8].scratch_bytes == 512, "rounded up to what an allocation is aligned to"
     assert by_rows[8].seconds - by_rows[0].seconds == pytest.approx(4 * 0.001, abs=1e-4)
 
 
 def test_a_weightless_layer_is_just_there() -> None:
     (only,) = choices(layer("pool", "in", kernels=(cost(run_peak_bytes=50, compute_seconds=0.5),)), 1e-6)
-    assert (only.resident, only.kept_bytes, only.raw_bytes, only.heap_bytes) == (True, 0, 0, 50)
+    assert (only.resident, only.kept_bytes, only.raw_bytes, only.heap_bytes) == (True, 0, 0, 0)
+    assert only.scratch_bytes == 64
 
 
 def test_rows_of_an_embedding_are_never_kept() -> None:

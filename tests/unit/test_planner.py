@@ -81,7 +81,7 @@ def test_the_culprit_is_the_layer_that_needs_most() -> None:
     profile = model(convolution("c0", "in", 1000), replace(unsliced, kernels=(kernel,)))
     least, culprit = smallest_budget(workload(profile), BASE)
     assert culprit.startswith("layer 'big' (Convolution")
-    assert least >= 900_000 + 1_800_000
+    assert least >= 1_800_000, "kept, as streaming needs the same and the raw weights too"
 
 
 def test_blobs_can_be_the_culprit() -> None:
@@ -116,7 +116,7 @@ def test_chains_make_the_arena_smaller() -> None:
     second = layer("b", "a", input_layouts=(wide,), window=RowWindow(16, 16, 4))
     work = workload(model(first, second))
     assert work.chained
-    assert work.chained[0].arena_bytes < wide.size_bytes < work.arena_bytes
+    assert work.chained[0].blob_bytes < wide.size_bytes < work.blob_bytes
     decided = schedule(work, smallest_budget(work, 0)[0], 0)
     assert [one.mode for one in decided.workload.profile.layers] == ["chain"]
 
