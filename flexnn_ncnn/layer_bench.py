@@ -15,6 +15,7 @@ from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part, Slab
 from flexnn_ncnn.profile import KernelCost, Linear, SlabCost
+from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
 from flexnn_ncnn.runtime.slabs import forward_slabs, slab_views
@@ -190,10 +191,11 @@ class Measured:
     reads_raw: bool
     load_seconds: float
     compute_seconds: float
-    kept_bytes: int
-    load_peak_bytes: int
-    run_peak_bytes: int
-    stream_peak_bytes: int
+    kept_bytes: int = 0
+    load_peak_bytes: int = 0
+    run_peak_bytes: int = 0
+    run_heap_bytes: int = 0
+    stream_peak_bytes: int = 0
 
     def as_cost(
         self,
@@ -221,6 +223,7 @@ class Measured:
             kept_bytes=line("kept_bytes"),
             load_peak_bytes=line("load_peak_bytes"),
             run_peak_bytes=line("run_peak_bytes"),
+            run_heap_bytes=line("run_heap_bytes"),
             stream_peak_bytes=line("stream_peak_bytes"),
             slabs=slabs,
         )
@@ -251,7 +254,7 @@ class KernelBench:
         source: where its weights are.
         mode: how it leaves its outputs.
         bottoms: its inputs as it wants them.
-        tops: its outputs' layouts, of the part measured where it is cut.
+        scratch: where it allocates while it computes.
     """
 
     def __init__(
@@ -261,9 +264,11 @@ class KernelBench:
         source: WeightSource,
         mode: str,
         bottoms: Sequence[native.Mat],
+        scratch: ScratchRegion,
     ) -> None:
         self._layer, self._options, self._source, self.mode = layer, options, source, mode
-        self._bottoms = bottoms
+        self._bottoms, self._scratch = bottoms, scratch
+        self._allocator = scratch.allocator if native.may_call_back(layer.type, options.num_threads) else None
         # Time of this thread is not disturbed by other processes; with several threads there is no such clock.
         self._clock = time.thread_time if options.num_threads == 1 else time.perf_counter
         self.inputs = tuple(native.layout_of(mat) for mat in bottoms)
@@ -288,23 +293,25 @@ class KernelBench:
         return self._measured(trial, known.reads_raw, times)
 
     def _trial(self, part: Part, kernel: str, tops: Sequence[BlobLayout], slabs: Sequence[Slab]) -> _Trial:
-        option = native.make_option(self._options, kernel)
+        option, run_option = (native.make_option(self._options, kernel) for _ in range(2))
+        if self._allocator is not None:
+            self._allocator.attach(run_option)
         params = native.make_params(part.params)
         bottoms = self._bottoms
         if part.reads[1]:
             bottoms = [native.channels_of(bottoms[0], *part.reads)]
         # copies of our own: in memory before anything is counted
         arrays = [np.array(array) for array in self._source.load(part.pieces)]
-        blobs = [Blob.alone(layout) for layout in tops]
+        blobs = [Blob.alone(layout, self._allocator) for layout in tops]
         for blob in blobs:
             blob.bytes().fill(0)
 
         def load(arrays: Sequence[Any] = arrays) -> native.LoadedLayer:
-            return native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name)
+            return native.LoadedLayer(self._layer.type, params, arrays, option, self._layer.name, run_option)
 
         def run(loaded: native.LoadedLayer) -> None:
             if slabs:
-                forward_slabs(loaded, slab_views(slabs, bottoms[0], blobs[0].mat), 0.0, option)
+                forward_slabs(loaded, slab_views(slabs, bottoms[0], blobs[0].mat), 0.0, run_option)
             elif self.mode == "alias":
                 loaded.forward(bottoms[0], native.empty_mat())
             else:
@@ -313,11 +320,12 @@ class KernelBench:
         return _Trial(load, run, blobs)
 
     def _measured(self, trial: _Trial, reads_raw: bool, times: tuple[float, float]) -> Measured:
-        memory = (0, 0, 0, 0)
-        if process_memory.peak_can_restart():
-            memory, last_times = _memory(trial, self._clock)
-            times = min(times[0], last_times[0]), min(times[1], last_times[1])
-        return Measured(reads_raw, *times, *memory)
+        if not process_memory.peak_can_restart():
+            return Measured(reads_raw, *times)
+        with self._scratch.watch() as scratch:
+            (kept, load_peak, run_heap, stream_peak), last_times = _memory(trial, self._clock)
+        times = min(times[0], last_times[0]), min(times[1], last_times[1])
+        return Measured(reads_raw, *times, kept, load_peak, scratch.peak_bytes, run_heap, stream_peak)
 
     def _first_run(self, part: Part, trial: _Trial) -> tuple[bool, float]:
         """Warm the heap and find out whether the kernel still reads its large raw weights once loaded.

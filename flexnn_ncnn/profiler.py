@@ -22,6 +22,7 @@ from flexnn_ncnn.layout import BlobLayout, align_up
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part
 from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, RowWindow, SlabCost
+from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.runtime import heap, native, process_memory
 from flexnn_ncnn.runtime.blob_memory import Blob
 from flexnn_ncnn.runtime.gather import gathered_rows
@@ -121,6 +122,7 @@ class _Walk:
         self._model, self._options, self._limits = model, options, limits
         self._source = WeightSource(model.bin_path)
         self._source.read_through()
+        self._scratch = ScratchRegion()
         self._inputs = inputs  # the Mats below borrow their memory
         self._mats: dict[str, native.Mat] = {}
         self._owners: dict[str, Any] = {}
@@ -217,7 +219,7 @@ class _Walk:
             mats = [mat for mat, _ in bottoms]
             first = [native.channels_of(mats[0], *parts[0].reads)] if parts[0].reads[1] else mats
             mode, tops = discover_outputs(run, first, [self._shapes.get(blob) for blob in layer.outputs])
-        bench = KernelBench(layer, self._options, self._source, mode, mats)
+        bench = KernelBench(layer, self._options, self._source, mode, mats, self._scratch)
         costs = tuple(self._cost(bench, index, axis, spans[0], kernel, tops) for kernel in kernels)
         self._compute(layer, mode, kernels[0], axis, parts, bottoms, tops)
         return self._record(index, mode, [native.layout_of(mat) for mat in mats], raw_bytes, costs, axis)
@@ -390,4 +392,4 @@ def _extent(layout: BlobLayout, axis: str, units: int) -> BlobLayout:
 
 def _flat_cost(seconds: float, held_bytes: int) -> KernelCost:
     nothing, held = Linear(0.0, 0.0), Linear(float(held_bytes), 0.0)
-    return KernelCost("default", False, nothing, Linear(seconds, 0.0), nothing, held, held, held, None)
+    return KernelCost("default", False, nothing, Linear(seconds, 0.0), nothing, held, nothing, held, None, held)

@@ -1,0 +1,1 @@
+"""Measuring a model layer by layer: `flexnn_ncnn.profiler` is the way in."""
