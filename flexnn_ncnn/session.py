@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from flexnn_ncnn.active_plan import ActivePlan, BudgetChange
 from flexnn_ncnn.errors import PlanError, UsageError
 from flexnn_ncnn.model_inputs import as_blobs, input_specs
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.preparation import Progress, Request, prepare
+from flexnn_ncnn.preparation import Progress, Request
 from flexnn_ncnn.runtime.trace import Trace
-from flexnn_ncnn.runtime.vehicles import Vehicle, open_plan
+from flexnn_ncnn.runtime.vehicles import Vehicle
+from flexnn_ncnn.turns import Turns
 from flexnn_ncnn.units import parse_size
 from param_tools.model_io import default_bin_path, open_model
 
+if TYPE_CHECKING:
+    from flexnn_ncnn.following import Follower
+
 __all__ = ["Session", "open_session"]
 
-_Shapes = dict[str, tuple[tuple[int, ...], str]]
+AUTO = "auto"
 
 
 def open_session(
@@ -38,35 +46,41 @@ def open_session(
     Args:
         param: the .param.
         bin: the .bin; by default beside the .param, under the same name.
-        budget: bytes that inference may hold beyond the idle process, such as 100_000_000, "100MB" or "64MiB".
+        budget: bytes that inference may hold beyond the idle process, such as 100_000_000, "100MB" or "64MiB"; "auto"
+            for what the system's memory allows at each moment.
         threads: compute threads.
         cache_dir: where plans are kept, by default the platform's cache folder.
-        progress: called with (what, done, of) while a plan is made.
+        progress: called with (what, done, of) while a plan is made, from the thread that waits for it.
 
     Returns:
         A session; close it, or use it as a context manager.
 
     Raises:
         SizeError: the budget is no size.
-        UsageError: fewer than one thread.
+        UsageError: fewer than one thread, or "auto" where the system does not tell its memory.
         ModelFormatError: either file is missing or damaged.
         UnsupportedLayerError: a layer of a type that ncnn does not have.
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise UsageError(f"{threads!r} threads cannot compute", hint="give 1 or more")
     bin_path = default_bin_path(param) if bin is None else Path(bin)
-    request = Request(Path(param), bin_path, parse_size(budget), RunOptions(num_threads=threads))
+    budget_bytes = 0 if budget == AUTO else parse_size(budget)
+    request = Request(Path(param), bin_path, budget_bytes, RunOptions(num_threads=threads))
     return Session(request, Path(cache_dir) if cache_dir is not None else None, progress)
 
 
 class Session:
-    """An open model; from `open_session`. Use it from one thread at a time."""
+    """An open model; from `open_session`. Threads may share it: inferences are made one at a time."""
 
     def __init__(self, request: Request, cache_dir: Path | None, progress: Progress | None) -> None:
-        self._request, self._cache_dir, self._progress = request, cache_dir, progress
-        self._vehicle: Vehicle | None = None
-        self._shapes: _Shapes = {}
+        self._active = ActivePlan(request, cache_dir, progress)
+        self._turns = Turns()
+        self._follower: Follower | None = None
+        # budgets in the order in which they were asked for, and the last of them that is in force
+        self._numbers, self._newest = itertools.count(1), 0
         self._closed = False
+        if not request.budget_bytes:
+            self._follow_memory()
         with open_model(request.param_path, request.bin_path) as model:
             self._inputs = input_specs(model.model)
 
@@ -74,6 +88,16 @@ class Session:
     def input_names(self) -> tuple[str, ...]:
         """The blobs to feed."""
         return tuple(spec.blob for spec in self._inputs)
+
+    @property
+    def budget_bytes(self) -> int:
+        """The budget in force; 0 for "auto" before the first inference."""
+        return self._active.request.budget_bytes
+
+    @property
+    def last_change(self) -> BudgetChange | None:
+        """The last budget that took the place of another while the model was loaded."""
+        return self._active.last_change
 
     @property
     def plan(self) -> Plan:
@@ -102,7 +126,9 @@ class Session:
         Raises:
             FlexnnError: as `run`.
         """
-        return self._prepared(as_blobs(self._inputs, inputs)).plan
+        arrays = as_blobs(self._inputs, inputs)
+        with self._turns.use():
+            return self._prepared(arrays).plan
 
     def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
         """One inference; the first one, and the first with inputs of other shapes, also plan.
@@ -120,12 +146,64 @@ class Session:
             ProfileError, WorkerError: a layer cannot be run, or crashed ncnn.
         """
         arrays = as_blobs(self._inputs, inputs)
-        return self._prepared(arrays).run(arrays)
+        with self._turns.use():
+            return self._prepared(arrays).run(arrays)
+
+    def set_budget(self, budget: str | int, *, wait: bool = True) -> Future[None]:
+        """Change to another budget, from any thread.
+
+        An inference that is going on ends as it began. The new plan comes from the cache, or is made in a child process
+        while inferences of other threads go on; it takes the place of the old one between two inferences. Weights that
+        both keep stay loaded, memory that the new one does not need goes back to the system, and no more than the
+        larger budget is held meanwhile. Of several calls at once the last one counts.
+
+        Args:
+            budget: as for `open_session`.
+            wait: return when the budget is in force; else at once, so that the calling thread can go on with
+                inferences while the plan is made.
+
+        Returns:
+            Done once the budget, or one that was set after it, is in force; with `wait` it is so already. Without,
+            what is raised with `wait` is in it.
+
+        Raises:
+            SizeError: the budget is no size.
+            BudgetError: it cannot work; the budget before it stays in force.
+            UsageError: the session is closed, or in the middle of an inference of this very thread.
+            FlexnnError: as `run`.
+        """
+        number = next(self._numbers)
+        change: Future[None] = Future()
+        if budget == AUTO:
+            self._newest = number
+            self._follow_memory()
+            change.set_result(None)
+            return change
+        budget_bytes = parse_size(budget)
+        if wait:
+            self._turns.refuse_holder()
+            self._change_budget(budget_bytes, number)
+            change.set_result(None)
+            return change
+
+        def work() -> None:
+            try:
+                self._change_budget(budget_bytes, number)
+            except BaseException as error:
+                change.set_exception(error)
+            else:
+                change.set_result(None)
+
+        threading.Thread(target=work, name="flexnn-set-budget", daemon=True).start()
+        return change
 
     def close(self) -> None:
         """Free the model's memory; closing twice is fine."""
-        self._release()
-        self._closed = True
+        with self._turns.change():
+            self._closed = True
+            if self._follower is not None:
+                self._follower.stop()
+            self._active.release()
 
     def __enter__(self) -> Session:
         return self
@@ -134,21 +212,52 @@ class Session:
         self.close()
 
     def _prepared(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Vehicle:
-        if self._closed:
-            raise UsageError("the session is closed", hint="open another one")
-        shapes = {blob: (array.shape, array.dtype.str) for blob, array in arrays.items()}
-        if self._vehicle is None or shapes != self._shapes:
-            self._release()
-            plan, _ = prepare(self._request, arrays, self._progress, folder=self._cache_dir)
-            self._vehicle, self._shapes = open_plan(plan, self._request.param_path, self._request.bin_path), shapes
-        return self._vehicle
+        self._refuse_closed()
+        active = self._active
+        if active.vehicle is not None and active.sample is not None and not active.sample.fits(arrays):
+            active.release()
+        if self._follower is not None:
+            self._follower.follow(arrays)
+        elif active.vehicle is None:
+            active.open(active.request, arrays)
+        return self._running()
+
+    def _change_budget(self, budget_bytes: int, number: int) -> None:
+        active = self._active
+        while True:
+            self._refuse_closed()
+            request, sample = active.within(budget_bytes), active.sample
+            if sample is not None:
+                active.prepare_ahead(request, sample)
+            with self._turns.change():
+                self._refuse_closed()
+                if number < self._newest:
+                    return
+                if sample is not active.sample:
+                    continue  # inputs of another shape came meanwhile
+                active.change(request)
+                self._newest = number
+                if self._follower is not None:
+                    self._follower.stop()
+                    self._follower = None
+                return
+
+    def _follow_memory(self) -> None:
+        from flexnn_ncnn.auto_budget import AutoBudget
+        from flexnn_ncnn.following import Follower
+        from flexnn_ncnn.memory_limits import MemoryLimits
+
+        limits = MemoryLimits()
+        if limits.read() is None:
+            raise UsageError("this system does not tell how much memory there is", hint="give a budget in bytes")
+        self._follower = Follower(self._active, self._turns, AutoBudget(limits.read))
 
     def _running(self) -> Vehicle:
-        if self._vehicle is None:
+        vehicle = self._active.vehicle
+        if vehicle is None:
             raise PlanError("the session has no plan yet", hint="run it, or call prepare with the inputs first")
-        return self._vehicle
+        return vehicle
 
-    def _release(self) -> None:
-        if self._vehicle is not None:
-            self._vehicle.close()
-            self._vehicle = None
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise UsageError("the session is closed", hint="open another one")

@@ -25,6 +25,7 @@ RECORDS += (
     "flexnn_ncnn.capabilities",
     "flexnn_ncnn.profile",
     "flexnn_ncnn.plan",
+    "flexnn_ncnn.staging",
     "flexnn_ncnn.formats",
     "flexnn_ncnn.interop",
 )
@@ -33,6 +34,9 @@ ALLOWED = {
     "flexnn_ncnn": ("flexnn_ncnn", "param_tools", "numpy"),
     **dict.fromkeys(RECORDS, (*RECORDS, "param_tools", "numpy")),
     "flexnn_ncnn.units": ("param_tools.errors",),
+    # Reads files of the system's; what follows from them is a function of what they say.
+    "flexnn_ncnn.memory_limits": (),
+    "flexnn_ncnn.auto_budget": ("flexnn_ncnn.memory_limits",),
     # Proves every plan it reads or writes.
     "flexnn_ncnn.formats": (*RECORDS, "flexnn_ncnn.planning.validate", "param_tools", "numpy"),
     "flexnn_ncnn.planning": (*RECORDS, "flexnn_ncnn.planning", "param_tools.errors", "numpy"),

@@ -9,7 +9,7 @@ from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part, Plan, Stage, Step, WeightPiece
 from flexnn_ncnn.runtime import native
 
-__all__ = ["LayerKey", "ResidentLayers", "resident_key", "resident_keys"]
+__all__ = ["LayerKey", "ResidentLayers", "kept_weight_bytes", "resident_key", "resident_keys"]
 
 _Param = tuple[int, int | float | tuple[int | float, ...]]
 LayerKey = tuple[str, RunOptions, str, str, bool, tuple[_Param, ...], tuple[WeightPiece, ...]]
@@ -30,11 +30,27 @@ def resident_keys(plan: Plan) -> Iterator[LayerKey]:
             yield from (resident_key(plan, owner, part) for owner, part in zip(owners, step.parts, strict=True))
 
 
+def kept_weight_bytes(layers: ResidentLayers, plan: Plan) -> tuple[int, int]:
+    """Weights, as stored, of the layers that a plan keeps: of those that are here, and of all."""
+    wanted = list(resident_keys(plan))
+    here = Counter(layers.keys()) & Counter(wanted)
+    return _stored_bytes(here.elements()), _stored_bytes(wanted)
+
+
+def _stored_bytes(keys: Iterable[LayerKey]) -> int:
+    return sum(piece.stored_bytes for key in keys for piece in key[-1])
+
+
 class ResidentLayers:
     """Loaded layers by what they were loaded from; each belongs to who put it in or took it out last."""
 
     def __init__(self) -> None:
         self._layers: defaultdict[LayerKey, list[native.LoadedLayer]] = defaultdict(list)
+
+    def keys(self) -> Iterator[LayerKey]:
+        """What the layers were loaded from, each as often as it is here."""
+        for key, layers in self._layers.items():
+            yield from (key for _ in layers)
 
     def put(self, key: LayerKey, layer: native.LoadedLayer) -> None:
         """Keep a layer."""
