@@ -13,9 +13,9 @@ class Capabilities:
 
     Attributes:
         releases_gil: loading, pipelines and forward let other Python threads run.
-        loads_zero_copy: `Net.load_model_buffer` reads weights in place from any Python buffer.
+        loads_zero_copy: `DataReaderFromBuffer` reads weights in place from any Python buffer.
         has_weight_allocator: `Option.weight_allocator` decides where raw and transformed weights lie.
-        saves_transformed_weights: `Layer.save_pipeline` and `load_pipeline` keep transformed weights.
+        saves_transformed_weights: `Option.transformed_weights` keeps what `create_pipeline` makes, and gives it back.
         tiles_im2col: a convolution by sgemm holds one tile of the im2col matrix, not all of it.
         feeds_borrowed_mats: a `Net` can be fed a Mat over memory that is not ncnn's.
     """

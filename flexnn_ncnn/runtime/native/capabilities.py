@@ -21,9 +21,9 @@ def capabilities() -> Capabilities:
     named = frozenset(str(getattr(ncnn, "patches", "")).split(","))
     return Capabilities(
         releases_gil="release-gil" in named,
-        loads_zero_copy=hasattr(ncnn.Net, "load_model_buffer"),
+        loads_zero_copy=hasattr(ncnn, "DataReaderFromBuffer"),
         has_weight_allocator=hasattr(ncnn.Option, "weight_allocator"),
-        saves_transformed_weights=hasattr(ncnn.Layer, "save_pipeline"),
+        saves_transformed_weights=hasattr(ncnn.Option, "transformed_weights"),
         tiles_im2col="tile-im2col" in named,
         feeds_borrowed_mats="borrowed-mats" in named,
     )
