@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.planner import Schedule
+from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
+from flexnn_ncnn.planning.simulate import Load, distances
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from param_tools.encoding import TABLE_ENTRIES, Encoding
 from param_tools.errors import UnsupportedLayerError
@@ -193,6 +195,8 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
             profile.layers, work.members, decided.chosen, work.blobs.steps, decided.scratch_offsets, strict=True
         )
     )
+    if work.capabilities.releases_gil:
+        steps = _ahead(steps, decided)
     placements = tuple(
         Placement(buffer.blob, buffer.layout, offset, buffer.begin, buffer.end)
         for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
@@ -218,6 +222,28 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         predicted_seconds=decided.predicted_seconds,
         resident_bytes=decided.kept_bytes,
     )
+
+
+def _ahead(steps: Sequence[Step], decided: Schedule) -> tuple[Step, ...]:
+    """The steps with their loads as far ahead as memory allows."""
+    sizes: list[Load] = []
+    numbers: dict[int, list[int]] = {}
+    for step, choice in enumerate(decided.chosen):
+        if choice is None or choice.resident or steps[step].mode in UNLOADED_MODES:
+            continue
+        count = 1 if steps[step].stages else len(steps[step].parts)
+        numbers[step] = list(range(len(sizes), len(sizes) + count))
+        sizes += [Load(0.0, choice.heap_bytes, choice.raw_bytes)] * count
+    ahead = distances(sizes, decided.heap_bytes, decided.raw_bytes)
+
+    def told(step: Step, loads: Sequence[int]) -> Step:
+        # all stages of a chain are one load
+        spread = loads if len(loads) == len(step.parts) else [loads[0]] * len(step.parts)
+        return replace(
+            step, parts=tuple(replace(part, ahead=ahead[n]) for part, n in zip(step.parts, spread, strict=True))
+        )
+
+    return tuple(told(step, numbers[i]) if i in numbers else step for i, step in enumerate(steps))
 
 
 def stock_plan(profile: ModelProfile, budget_bytes: int, predicted_peak_bytes: int, predicted_seconds: float) -> Plan:

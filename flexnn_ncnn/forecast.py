@@ -188,13 +188,12 @@ def memory_shares(decided: Schedule, base_bytes: int) -> MemoryShares:
         decided: a schedule.
         base_bytes: what it was made with.
     """
-    known = base_bytes + decided.kept_bytes + decided.arena_bytes + decided.heap_bytes
     return MemoryShares(
         base_bytes=base_bytes,
         resident_bytes=decided.kept_bytes,
         arena_bytes=decided.arena_bytes,
         heap_bytes=decided.heap_bytes,
-        mapped_bytes=decided.predicted_peak_bytes - known,
+        mapped_bytes=decided.raw_bytes,
     )
 
 

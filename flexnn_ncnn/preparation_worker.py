@@ -20,6 +20,7 @@ from flexnn_ncnn.planning.planner import workload
 from flexnn_ncnn.preparation import PlanCache, Request
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.profiler import profile_model
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
 from param_tools.model_io import NcnnModel, open_model
@@ -42,7 +43,7 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     with open_model(request.param_path, request.bin_path) as model:
         check_fit(model.model, inputs)
         profile = cache.read_profile() or _profile(model, request, inputs, cache, progress)
-        trials = Trials(model, workload(profile), inputs, progress)
+        trials = Trials(model, workload(profile, native.capabilities()), inputs, progress)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from flexnn_ncnn.assemble import assemble_plan
+from flexnn_ncnn.capabilities import STOCK
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.explain import Explanation, explain
@@ -83,13 +84,15 @@ class Scheduler:
         cache = PlanCache.of(request, inputs, folder or cache_dir())
         profile = cache.read_profile() or profile_model_files(request, inputs, progress, folder=folder)
         found = cache.base_bytes(-1)
-        return cls(workload(profile), found if found >= 0 else FIRST_BASE_BYTES, found >= 0, True)
+        return cls(
+            workload(profile, native.capabilities()), found if found >= 0 else FIRST_BASE_BYTES, found >= 0, True
+        )
 
     @classmethod
     def of_profile(cls, profile: ModelProfile) -> Scheduler:
         """For a profile, wherever it was measured."""
         is_ours = profile.machine == machine_fingerprint(native.ncnn_version())
-        return cls(workload(profile), FIRST_BASE_BYTES, False, is_ours)
+        return cls(workload(profile, native.capabilities() if is_ours else STOCK), FIRST_BASE_BYTES, False, is_ours)
 
     @classmethod
     def of_profile_file(cls, path: str | os.PathLike[str]) -> Scheduler:

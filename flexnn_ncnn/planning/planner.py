@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from flexnn_ncnn.capabilities import STOCK, Capabilities
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.arena import free_gaps, place
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
 from flexnn_ncnn.planning.residency import Candidates, Row, Selection, select, smallest
+from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
-__all__ = ["Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
+__all__ = ["UNLOADED_MODES", "Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
+
+
+# (how many of the largest loads may be in memory at once, how much of a load's time counts)
+_FIRST_OVERLAP = (2, 0.2)
+_OVERLAPS = ((2, 1.0), (2, 0.5), (2, 0.05), (3, 0.2), (1, 1.0))
+
+
+# weights of such layers are read where they are needed: rows of an embedding, a constant
+UNLOADED_MODES = ("gather", "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,7 @@ class Workload:
 
     Attributes:
         profile: what was measured; layers joined to a chain are one layer.
+        capabilities: what the ncnn that will run can do.
         members: per layer of `profile` the measured layers it stands for.
         blobs: buffers and how steps use them.
         offsets: per buffer its place in the arena.
@@ -32,6 +45,7 @@ class Workload:
     """
 
     profile: ModelProfile
+    capabilities: Capabilities
     members: tuple[tuple[LayerProfile, ...], ...]
     blobs: BlobProblem
     offsets: tuple[int, ...]
@@ -59,7 +73,8 @@ class Schedule:
         predicted_peak_bytes: growth of the resident set over the idle process.
         predicted_seconds: one inference.
         kept_bytes: weights kept between inferences.
-        heap_bytes: heap that the largest load needs beside them.
+        heap_bytes: heap that loads in memory at once may need beside them.
+        raw_bytes: raw weights that they may map, or the outputs handed over, whichever is more.
     """
 
     workload: Workload
@@ -71,15 +86,21 @@ class Schedule:
     predicted_seconds: float
     kept_bytes: int
     heap_bytes: int
+    raw_bytes: int
 
 
-def workload(profile: ModelProfile) -> Workload:
-    """The part of planning that no budget changes."""
-    plain, *chained = (_workload(level) for level in chain_levels(profile))
+def workload(profile: ModelProfile, capabilities: Capabilities = STOCK) -> Workload:
+    """The part of planning that no budget changes.
+
+    Args:
+        profile: what was measured.
+        capabilities: of the ncnn that will run.
+    """
+    plain, *chained = (_workload(level, capabilities) for level in chain_levels(profile))
     return replace(plain, chained=tuple(chained))
 
 
-def _workload(level: ChainedProfile) -> Workload:
+def _workload(level: ChainedProfile, capabilities: Capabilities) -> Workload:
     profile = level.profile
     blobs = blob_problem(profile)
     offsets, arena_bytes = place(blobs.buffers)
@@ -98,7 +119,7 @@ def _workload(level: ChainedProfile) -> Workload:
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
     rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]
     candidates = Candidates(rows, arena_bytes, _result_bytes(profile))
-    return Workload(profile, level.members, blobs, offsets, gaps, candidates, tuple(found))
+    return Workload(profile, capabilities, level.members, blobs, offsets, gaps, candidates, tuple(found))
 
 
 def _hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -118,16 +139,43 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     Raises:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
+    levels = (work, *work.chained)
+    found = (_overlapped if work.capabilities.releases_gil else _serial)(levels, budget_bytes, base_bytes)
+    if found is None:
+        least, culprit = smallest_budget(work, base_bytes)
+        raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
+    return found
+
+
+def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
+    """The fastest schedule that loads and computes one after the other."""
     best: Schedule | None = None
-    for level in (work, *work.chained):
+    for level in levels:
         beat_seconds = best.predicted_seconds if best else math.inf
         selection = select(level.candidates, budget_bytes - base_bytes, beat_seconds=beat_seconds)
         if selection is not None and selection.seconds < beat_seconds:
             best = _schedule(level, budget_bytes, base_bytes, selection)
-    if best is None:
-        least, culprit = smallest_budget(work, base_bytes)
-        raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
     return best
+
+
+def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
+    """The fastest schedule whose loads go on beside computing.
+
+    How much of a load's time counts depends on how many loads hide behind computing, which depends on the choices: a
+    few weights are tried on the most promising levels, and the simulated inference decides.
+    """
+
+    def found(level: Workload, depth: int, load_weight: float) -> Schedule | None:
+        memory = budget_bytes - base_bytes
+        selection = select(level.candidates, memory, depth=depth, load_weight=load_weight)
+        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depth)
+
+    first = [(one, level) for level in levels if (one := found(level, *_FIRST_OVERLAP)) is not None]
+    first.sort(key=lambda pair: pair[0].predicted_seconds)
+    promising = [level for _, level in first[:2]] or list(levels)
+    tried = [found(level, *overlap) for level in promising for overlap in _OVERLAPS]
+    made = [one for one in (*(one for one, _ in first), *tried) if one is not None]
+    return min(made, key=lambda one: one.predicted_seconds, default=None)
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
@@ -178,11 +226,20 @@ def _widest_step(work: Workload) -> int:
     return max(range(len(live)), key=lambda step: (live[step] + scratch[step], -step))
 
 
-def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Selection) -> Schedule:
+def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Selection, depth: int = 1) -> Schedule:
     rows = [index for index, found in enumerate(work.choices) if found]
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
+    heap_bytes, raw_bytes = depth * selection.heap_bytes, depth * selection.raw_bytes
+    turns = [
+        turn
+        for layer, choice in zip(work.profile.layers, chosen, strict=True)
+        if choice
+        for turn in _turns(layer, choice)
+    ]
+    loads = [turn.load for turn in turns if turn.load is not None]
+    ahead = distances(loads, heap_bytes, raw_bytes) if work.capabilities.releases_gil else ()
     return Schedule(
         workload=work,
         budget_bytes=budget_bytes,
@@ -192,13 +249,21 @@ def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Sel
             for gaps, choice in zip(work.gaps, chosen, strict=True)
         ),
         arena_bytes=selection.arena_bytes,
-        predicted_peak_bytes=(
-            base_bytes + selection.arena_bytes + selection.kept_bytes + selection.heap_bytes + selection.raw_bytes
-        ),
-        predicted_seconds=selection.seconds,
+        predicted_peak_bytes=base_bytes + selection.arena_bytes + selection.kept_bytes + heap_bytes + raw_bytes,
+        predicted_seconds=inference_seconds(turns, ahead),
         kept_bytes=selection.kept_bytes,
-        heap_bytes=selection.heap_bytes,
+        heap_bytes=heap_bytes,
+        raw_bytes=raw_bytes,
     )
+
+
+def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:
+    """A layer's slices, each with its share of time; as one where they stay, or are read without being loaded."""
+    if choice.resident or layer.mode in UNLOADED_MODES:
+        return [Turn(choice.seconds)]
+    parts = -(-layer.units // choice.part_units)
+    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes)
+    return [Turn((choice.seconds - choice.load_seconds) / parts, load)] * parts
 
 
 def _scratch_offset(gaps: tuple[tuple[int, int], ...], size_bytes: int) -> int:
