@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.preparation import Progress, Request, is_prepared, prepare, prepare_ahead
+from flexnn_ncnn.runtime.code_pages import forget_code
 from flexnn_ncnn.runtime.resident import ResidentLayers, kept_weight_bytes
 from flexnn_ncnn.runtime.vehicles import Vehicle, open_plan
 
@@ -128,14 +129,16 @@ class ActivePlan:
     def release(self) -> None:
         """Free all memory."""
         if self.vehicle is not None:
-            self.vehicle.close()
-            self.vehicle = None
+            self._hand_over().close()
 
     def _hand_over(self) -> ResidentLayers:
         """What the vehicle keeps loaded; nothing else of it is left, its plan included."""
         assert self.vehicle is not None
         vehicle, self.vehicle = self.vehicle, None
-        return vehicle.hand_over()
+        try:
+            return vehicle.hand_over()
+        finally:
+            forget_code()
 
 
 def _kinds(arrays: Arrays) -> dict[str, tuple[tuple[int, ...], str]]:
