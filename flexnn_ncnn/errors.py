@@ -12,6 +12,7 @@ from param_tools.errors import FlexnnError
 __all__ = [
     "BudgetError",
     "BudgetExceededError",
+    "BundleError",
     "FlexnnError",
     "InputError",
     "MismatchError",
@@ -39,6 +40,10 @@ class ProfileError(FlexnnError):
 
 class PlanError(FlexnnError):
     """A plan that breaks a rule of its own or does not belong to the model it is run on."""
+
+
+class BundleError(FlexnnError):
+    """A bundle that is damaged, or none."""
 
 
 class BudgetError(FlexnnError):

@@ -101,9 +101,9 @@ def read_machine(path: str | os.PathLike[str]) -> Machine:
         FormatVersionError: another release's format.
         InputError: no fingerprint, or one that does not fit its facts.
     """
-    document = _read_document(_MACHINE, machine.FORMAT_VERSION, path, InputError)
+    document = read_document(_MACHINE, machine.FORMAT_VERSION, path, InputError)
     stated = document.pop("fingerprint", None)
-    found = _record(Machine, document, _MACHINE, path, InputError)
+    found = decode_record(Machine, document, _MACHINE, path, InputError)
     if stated != found.fingerprint:
         raise InputError(f"{os.fspath(path)}: its fingerprint is not that of its facts", hint="make it again")
     return found
@@ -127,14 +127,15 @@ def read_record(
         FormatVersionError: another release's format.
         FlexnnError: of class `error`: no such file, or anything wrong in it.
     """
-    return _record(cls, _read_document(kind, version, path, error), kind, path, error)
+    return decode_record(cls, read_document(kind, version, path, error), kind, path, error)
 
 
 def _document(value: Any, kind: str, version: int) -> dict[str, Any]:
     return {"format": kind, "version": version, **dataclasses.asdict(value)}
 
 
-def _read_document(kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]) -> dict[str, Any]:
+def read_document(kind: str, version: int, path: str | os.PathLike[str], error: type[FlexnnError]) -> dict[str, Any]:
+    """The fields of a document of format `kind`, beside format and version; errors as `read_record`."""
     where = os.fspath(path)
     try:
         if Path(path).stat().st_size > _MAX_BYTES:
@@ -151,9 +152,10 @@ def _read_document(kind: str, version: int, path: str | os.PathLike[str], error:
     return document
 
 
-def _record(
+def decode_record(
     cls: type[Record], document: Any, kind: str, path: str | os.PathLike[str], error: type[FlexnnError]
 ) -> Record:
+    """A dataclass from the fields of a document; errors as `read_record`."""
     try:
         return typing.cast(Record, _decode(cls, document, kind))
     except (TypeError, ValueError, OverflowError) as problem:

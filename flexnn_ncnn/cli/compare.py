@@ -10,13 +10,14 @@ import click
 from flexnn_ncnn.cli.feed import Shapes, feed_options, read_feed
 from flexnn_ncnn.cli.options import (
     budget_option,
+    bundle_threads_option,
     json_option,
     model_argument,
     quiet_option,
     resolve_model,
-    threads_option,
 )
 from flexnn_ncnn.cli.progress import ProgressBars
+from flexnn_ncnn.cli.requests import make_request
 
 __all__ = ["compare"]
 
@@ -33,18 +34,18 @@ __all__ = ["compare"]
     metavar="N",
     help="Inferences of each, taken in turn after one warm-up each.",
 )
-@threads_option
+@bundle_threads_option
 @json_option
 @quiet_option
 def compare(
     model: str,
     bin_path: Path | None,
-    budget_bytes: int,
+    budget_bytes: int | None,
     inputs: tuple[str, ...],
     image: Path | None,
     shapes: Shapes,
     rounds: int,
-    threads: int,
+    threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -60,15 +61,13 @@ def compare(
       flexnn compare my_model.param --budget 100MB --shape in0=3x640x640 --rounds 30 --json
     """
     from flexnn_ncnn.comparison import compare_models
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
     from flexnn_ncnn.reporters.comparisons import write_comparison
     from flexnn_ncnn.reporters.json_report import write_json
 
-    files = resolve_model(model, bin_path)
-    feed = read_feed(model, files, inputs, image, shapes)
-    request = Request(files.param_path, files.bin_path, budget_bytes, RunOptions(num_threads=threads))
     with ProgressBars(disable=quiet) as bars:
+        files = resolve_model(model, bin_path, progress=bars.update)
+        feed = read_feed(model, files, inputs, image, shapes)
+        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet)
         found = compare_models(request, feed.arrays, rounds, bars.update, model=model)
     if as_json:
         write_json(found, sys.stdout)

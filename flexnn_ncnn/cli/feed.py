@@ -66,8 +66,7 @@ def read_feed(model: str, files: ModelFiles, inputs: tuple[str, ...], image: Pat
     if inputs and shapes:
         raise UsageError("--input says the shape already", hint="leave --shape out")
     entry = files.entry
-    known = {spec.blob: spec.shape for spec in entry.inputs} if entry else {}
-    specs = input_specs(read_param(files.param_path), known | dict(shapes))
+    specs = input_specs(read_param(files.param_path), files.shapes | dict(shapes))
     if inputs:
         paths = _paths(inputs, specs)
         arrays = {blob: load_array(path) for blob, path in paths.items()}

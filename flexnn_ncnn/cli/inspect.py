@@ -37,7 +37,7 @@ def inspect(
     from param_tools.model_io import open_model
 
     files = resolve_model(model, bin_path, weights=False)
-    known = {spec.blob: spec.shape for spec in files.entry.inputs} if files.entry else {}
+    known = files.shapes
     with open_model(files.param_path, files.bin_path, missing_bin_ok=bin_path is None) as opened:
         found = inspect_model(opened, known | dict(shapes))
     if as_json:

@@ -32,7 +32,8 @@ SUBCOMMANDS = {
     "compare": Subcommand("flexnn_ncnn.cli.compare:compare", "Compare with stock ncnn: time, memory, and the answer."),
     "slice": Subcommand("flexnn_ncnn.cli.slice:command", "Cut layers with many weights into slices."),
     "convert": Subcommand("flexnn_ncnn.cli.convert:command", "Store a model's weights as fp16, or as fp32 again."),
-    "doctor": Subcommand("flexnn_ncnn.cli.doctor:command", "Show what this device can do, and what to install."),
+    "bundle": Subcommand("flexnn_ncnn.cli.bundle:command", "Write everything a device needs to run a model within a budget."),
+    "doctor": Subcommand("flexnn_ncnn.cli.doctor:command", "Show what this device can do, and what to install where it cannot."),
     "fingerprint": Subcommand(
         "flexnn_ncnn.cli.fingerprint:command", "Show what profiles and plans of this machine belong to."
     ),

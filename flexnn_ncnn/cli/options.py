@@ -16,12 +16,14 @@ from flexnn_ncnn.paths import data_dir
 from flexnn_ncnn.units import SizeError, parse_size
 
 if TYPE_CHECKING:
+    from flexnn_ncnn.bundles import Bundle
     from flexnn_ncnn.zoo.entry import ZooEntry
 
 __all__ = [
     "SIZE",
     "ModelFiles",
     "budget_option",
+    "bundle_threads_option",
     "json_option",
     "model_argument",
     "quiet_option",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Progress = Callable[[str, int, int], None]
 
 
 class _Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -66,9 +69,8 @@ budget_option = click.option(
     "--budget",
     "budget_bytes",
     type=SIZE,
-    required=True,
     metavar="SIZE",
-    help="Bytes that inference may hold beyond the idle process, such as 100MB or 64MiB.",
+    help="Bytes that inference may hold beyond the idle process, such as 100MB or 64MiB; a bundle has its own.",
 )
 shape_option = click.option(
     "--shape",
@@ -80,6 +82,12 @@ shape_option = click.option(
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Threads to compute on."
+)
+bundle_threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Threads to compute on.  [default: 1; a bundle's own]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
@@ -104,24 +112,36 @@ class ModelFiles(NamedTuple):
         param_path: the .param.
         bin_path: the .bin.
         entry: what the zoo says about it, or None for a model given by path.
+        bundle: the bundle they are in, or None.
     """
 
     param_path: Path
     bin_path: Path
     entry: ZooEntry | None
+    bundle: Bundle | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The inputs' shapes as far as others than the .param tell them."""
+        inputs = self.bundle.manifest.inputs if self.bundle else self.entry.inputs if self.entry else ()
+        return {spec.blob: spec.shape for spec in inputs}
 
 
-def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = True) -> ModelFiles:
-    """Finds the files of a zoo model or of the .param at a path.
+def resolve_model(
+    model: str, bin_path: Path | None = None, *, weights: bool = True, progress: Progress | None = None
+) -> ModelFiles:
+    """Finds the files of a zoo model, of the .param at a path, or of a bundle.
 
     Args:
         model: the name of a zoo model, or a path; what has a folder or a .param suffix is never a name.
         bin_path: the .bin, when it does not lie beside the .param.
         weights: whether the command needs the .bin; without, a zoo model need not be built.
+        progress: called with (what, done bytes, of bytes) while a bundle is checked.
 
     Raises:
-        UsageError: neither a name nor a path, a path of weights, or --bin beside a zoo name.
+        UsageError: neither a name nor a path, a path of weights, or --bin beside a zoo name or a bundle.
         InputError: the zoo model is not built.
+        BundleError: the bundle is damaged.
     """
     from flexnn_ncnn import zoo
 
@@ -136,8 +156,8 @@ def resolve_model(model: str, bin_path: Path | None = None, *, weights: bool = T
             f"{model!r} is neither a model of the zoo nor a .param file{did_you_mean(model, zoo.names())}",
             hint="'flexnn models list' shows the zoo",
         )
-    if path.is_dir():
-        raise UsageError(f"'{path}' is a folder", hint="name a .param file in it, or a model of the zoo")
+    if path.is_dir() or path.suffix == ".tar":
+        return _files_in_bundle(path, bin_path, progress)
     return _files_at(path, bin_path)
 
 
@@ -147,6 +167,19 @@ def _files_at(param_path: Path, bin_path: Path | None) -> ModelFiles:
     if param_path.suffix == ".bin" and not param_path.name.endswith(".param.bin"):
         raise UsageError(f"{param_path} holds weights", hint=f"name the graph, {param_path.with_suffix('.param')}")
     return ModelFiles(param_path, bin_path or default_bin_path(param_path), None)
+
+
+def _files_in_bundle(path: Path, bin_path: Path | None, progress: Progress | None) -> ModelFiles:
+    from flexnn_ncnn import zoo
+    from flexnn_ncnn.bundles import is_bundle, open_bundle
+
+    if not is_bundle(path):
+        raise UsageError(f"'{path}' is a folder", hint="name a .param file in it, a bundle, or a model of the zoo")
+    if bin_path is not None:
+        raise UsageError(f"'{path}' is a bundle, which has its own .bin", hint="leave --bin out")
+    opened = open_bundle(path, progress)
+    name = opened.manifest.zoo
+    return ModelFiles(opened.param_path, opened.bin_path, zoo.entry(name) if name in zoo.names() else None, opened)
 
 
 def _files_in_zoo(name: str, weights: bool) -> ModelFiles:

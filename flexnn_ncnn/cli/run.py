@@ -13,13 +13,14 @@ import click
 from flexnn_ncnn.cli.feed import Shapes, feed_options, read_feed
 from flexnn_ncnn.cli.options import (
     budget_option,
+    bundle_threads_option,
     json_option,
     model_argument,
     quiet_option,
     resolve_model,
-    threads_option,
 )
 from flexnn_ncnn.cli.progress import ProgressBars
+from flexnn_ncnn.cli.requests import make_request
 from flexnn_ncnn.errors import BudgetExceededError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -41,34 +42,34 @@ __all__ = ["run"]
     metavar="OUT.npy",
     help="Where the output goes; OUT.npz where there are several.",
 )
-@threads_option
+@bundle_threads_option
 @json_option
 @quiet_option
 def run(
     model: str,
     bin_path: Path | None,
-    budget_bytes: int,
+    budget_bytes: int | None,
     inputs: tuple[str, ...],
     image: Path | None,
     shapes: Shapes,
     top: int,
     out_path: Path | None,
-    threads: int,
+    threads: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Run a model once within a memory budget.
 
     The first run with a budget measures the model layer by layer and plans; later ones find the plan in the cache.
-    Without --input or --image the model is fed a sample of its own, or noise.
+    Without --input or --image the model is fed a sample of its own, or noise. MODEL may be a bundle of 'flexnn bundle':
+    its hashes are checked, and where this machine is not like the one it was made on, the model is measured again.
 
     \b
     Examples:
       flexnn run squeezenet --budget 8MB --image cat.png --top 3
       flexnn run my_model.param --budget 64MiB --input data=x.npy -o y.npy
+      flexnn run squeezenet-bundle --image cat.png
     """
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
     from flexnn_ncnn.reporters.json_report import write_json
     from flexnn_ncnn.reporters.runs import write_run
     from flexnn_ncnn.running import run_model
@@ -76,10 +77,10 @@ def run(
     from flexnn_ncnn.zoo.registry import labels
 
     _check_target(out_path)
-    files = resolve_model(model, bin_path)
-    feed = read_feed(model, files, inputs, image, shapes)
-    request = Request(files.param_path, files.bin_path, budget_bytes, RunOptions(num_threads=threads))
     with ProgressBars(disable=quiet) as bars:
+        files = resolve_model(model, bin_path, progress=bars.update)
+        feed = read_feed(model, files, inputs, image, shapes)
+        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet)
         report = run_model(request, feed.arrays, bars.update)
     if out_path is not None:
         _save(report.outputs, out_path)
@@ -90,7 +91,7 @@ def run(
     else:
         write_run(report, model, feed.source, outputs, sys.stdout)
     if not report.within_budget:
-        raise BudgetExceededError(budget_bytes=budget_bytes, peak_bytes=report.peak_bytes)
+        raise BudgetExceededError(budget_bytes=report.budget_bytes, peak_bytes=report.peak_bytes)
 
 
 def _check_target(path: Path | None) -> None:

@@ -69,7 +69,7 @@ def command(
         raise UsageError("nothing says how small slices should be", hint="give --budget, or --max-conv and --max-fc")
     files = resolve_model(model, bin_path)
     refuse_overwriting(out_path, overwrite, ".slices.json")
-    known = {spec.blob: spec.shape for spec in files.entry.inputs} if files.entry else {}
+    known = files.shapes
     with open_model(files.param_path, files.bin_path) as opened:
         inputs = {blob: BlobShape.from_numpy(shape) for blob, shape in (known | dict(shapes)).items()}
         inferred = {blob: shape for blob, shape in infer_shapes(opened.model, inputs).items() if shape is not None}

@@ -56,7 +56,6 @@ def test_shared_options_become_plain_values() -> None:
         (["--budget", "-5MB"], "'-5MB' is not a size"),
         (["--budget", ""], "'' is not a size"),
         (["--budget", "100M"], "such as 100MB or 64MiB"),
-        ([], "Missing option '--budget'"),
         (["--budget", "1MB", "--threads", "0"], "not in the range"),
         (["--budget", "1MB", "--threads", "two"], "not a valid integer"),
     ],
@@ -68,7 +67,7 @@ def test_wrong_values_are_usage_errors(args: list[str], complaint: str) -> None:
 
 
 def test_the_bin_lies_beside_the_param_unless_named() -> None:
-    assert resolve_model("a/m.param") == (Path("a/m.param"), Path("a/m.bin"), None)
+    assert resolve_model("a/m.param") == (Path("a/m.param"), Path("a/m.bin"), None, None)
     assert resolve_model("a/graph").bin_path == Path("a/graph.bin")
     assert resolve_model("m.param", Path("w/x.bin")) == (Path("m.param"), Path("w/x.bin"), None)
 
@@ -76,7 +75,7 @@ def test_the_bin_lies_beside_the_param_unless_named() -> None:
 def test_a_zoo_model_is_found_where_it_is_built(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "is_built", lambda name: True)
     files = resolve_model("squeezenet")
-    assert files == (*zoo.model_paths("squeezenet"), zoo.entry("squeezenet"))
+    assert files == (*zoo.model_paths("squeezenet"), zoo.entry("squeezenet"), None)
     assert empty_cache in files.bin_path.parents
 
 

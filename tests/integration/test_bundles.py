@@ -1,0 +1,178 @@
+"""Bundles made, carried and run: on a machine like the one they were made on, and on another one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexnn_ncnn import zoo
+from flexnn_ncnn.bundles.adoption import difference
+from flexnn_ncnn.bundles.manifest import MANIFEST, read_manifest, write_manifest
+from flexnn_ncnn.device import here
+from tests.integration.cli import Done, flexnn
+
+BUDGET_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("bundles")
+    zoo.build("squeezenet11", made / "cache" / "models")
+    return made
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Path:
+    done = flexnn("bundle", "squeezenet11", "--budget", "12MB", "-o", folder / "b", "--json", cache=folder / "cache")
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    assert report["is_ready"]
+    assert report["predicted_peak_bytes"] <= BUDGET_BYTES
+    return folder / "b"
+
+
+def ran(bundle: Path, cache: Path, *arguments: object) -> tuple[Done, dict[str, object]]:
+    done = flexnn("run", bundle, "--json", *arguments, cache=cache)
+    assert done.status == 0, done.err
+    return done, json.loads(done.out)
+
+
+def changed(bundle: Path, target: Path, **changes: object) -> Path:
+    """The same bundle with another manifest."""
+    target.mkdir()
+    for path in bundle.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    write_manifest(replace(read_manifest(bundle / MANIFEST), **changes), target / MANIFEST)  # type: ignore[arg-type]
+    return target
+
+
+def test_a_bundle_runs_on_its_own_machine_without_measuring(bundle: Path, tmp_path: Path) -> None:
+    done, found = ran(bundle, tmp_path, "-o", tmp_path / "y.npy")
+    assert found["budget_bytes"] == BUDGET_BYTES
+    assert done.err == ""
+    (plans,) = (tmp_path / "plans").iterdir()
+    assert json.loads((plans / f"{BUDGET_BYTES}.plan.json").read_text()) == json.loads(
+        (bundle / "plan.json").read_text()
+    )
+    direct = flexnn("run", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "z.npy", cache=bundle.parent / "cache")
+    assert direct.status == 0, direct.err
+    assert np.array_equal(np.load(tmp_path / "y.npy"), np.load(tmp_path / "z.npy"))
+
+
+def test_a_bundle_in_a_file_runs_and_compares(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    done = flexnn("bundle", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "b.tar", cache=folder / "cache")
+    assert done.status == 0, done.err
+    found = flexnn("compare", tmp_path / "b.tar", "--rounds", 1, "--json", cache=tmp_path / "cache")
+    assert found.status == 0, found.err
+    assert json.loads(found.out)["budget_bytes"] == BUDGET_BYTES
+
+
+def test_on_another_machine_the_model_is_measured_again_and_it_is_said_once(bundle: Path, tmp_path: Path) -> None:
+    foreign = changed(bundle, tmp_path / "b", machine=replace(here(), architecture="aarch64", cores=("Cortex-A76",)))
+    first, found = ran(foreign, tmp_path / "cache")
+    assert "measured again on this machine: it was made on aarch64" in first.err
+    assert found["peak_bytes"] <= BUDGET_BYTES
+    second, _ = ran(foreign, tmp_path / "cache")
+    assert second.err == ""
+
+
+def test_a_plan_that_does_not_keep_its_budget_here_is_made_again(bundle: Path, tmp_path: Path) -> None:
+    path = changed(bundle, tmp_path / "b")
+    text = (path / "plan.json").read_text().replace('"steps":', '"steps ":')
+    (path / "plan.json").write_text(text)
+    manifest = read_manifest(path / MANIFEST)
+    files = tuple(
+        replace(file, size_bytes=len(text), sha256=_sha256(text)) if file.name == "plan.json" else file
+        for file in manifest.files
+    )
+    write_manifest(replace(manifest, files=files), path / MANIFEST)
+    done, found = ran(path, tmp_path / "cache")
+    assert "its plan cannot be used" in done.err
+    assert found["peak_bytes"] <= BUDGET_BYTES
+
+
+def test_another_budget_or_more_threads_are_planned_for(bundle: Path, tmp_path: Path) -> None:
+    done, found = ran(bundle, tmp_path, "--budget", "20MB", "--threads", 2)
+    assert (found["budget_bytes"], found["threads"]) == (20_000_000, 2)
+    assert "another budget" in done.err
+
+
+def test_a_budget_that_cannot_work_here_is_refused_with_one_that_does(bundle: Path, tmp_path: Path) -> None:
+    path = changed(bundle, tmp_path / "b", budget_bytes=1_000_000, machine=replace(here(), cpus=99))
+    done = flexnn("run", path, cache=tmp_path / "cache")
+    assert done.status == 3
+    assert "give" in done.err
+
+
+def test_a_damaged_bundle_is_refused_in_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    path = changed(bundle, tmp_path / "b")
+    data = bytearray((path / "model.bin").read_bytes())
+    data[1_000_000] ^= 1
+    (path / "model.bin").write_bytes(data)
+    done = flexnn("run", path, cache=tmp_path / "cache")
+    assert done.status == 1
+    assert done.err.splitlines() == [
+        f"flexnn: error: {path}/model.bin is damaged: it has not the hash that bundle.json states; "
+        "copy or make the bundle again"
+    ]
+
+
+def test_nothing_but_bundles_is_replaced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for extra, complaint in ((), "exists already"), (("--force",), "no bundle"):
+        done = flexnn(
+            "bundle", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "mine", *extra, cache=folder / "cache"
+        )
+        assert done.status == 1
+        assert complaint in done.err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_bundle_is_replaced_when_asked(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    path = changed(bundle, tmp_path / "b", model="old")
+    arguments = ("bundle", "squeezenet11", "--budget", "12MB", "--for", "pi5", "-o", path, "--force")
+    done = flexnn(*arguments, cache=folder / "cache")
+    assert done.status == 0, done.err
+    assert "measured there" in done.out
+    assert read_manifest(path / MANIFEST).model == "squeezenet11"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (("run", "squeezenet11"), 2, "--budget"),
+        (("run", "b", "--bin", "x.bin"), 2, "its own .bin"),
+        (("run", "no-such.tar"), 1, "cannot be read"),
+        (("bundle", "squeezenet11", "--budget", "12MB", "--for", "toaster", "-o", "new"), 2, "pi4, pi5, android"),
+        (("bundle", "squeezenet11", "--budget", "12MB", "--for", "no.json", "-o", "new"), 1, "cannot be read"),
+        (("bundle", "squeezenet11", "--budget", "1MB", "-o", "new"), 3, "cannot work"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, complaint: str
+) -> None:
+    monkeypatch.chdir(folder)
+    words = [folder / word if word in ("b", "new", "no-such.tar", "no.json") else word for word in arguments]
+    done = flexnn(*words, cache=folder / "cache")
+    assert done.status == status
+    assert complaint in done.err
+    assert sorted(path.name for path in folder.iterdir()) == ["b", "cache"]
+
+
+def test_a_difference_is_put_into_words() -> None:
+    machine = here()
+    assert "ncnn 0.9" in difference(replace(machine, ncnn_version="0.9"), machine)
+    assert "16 KiB pages" in difference(replace(machine, page_bytes=16384), machine)
+    assert "features" in difference(replace(machine, features=()), machine)
+
+
+def _sha256(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
