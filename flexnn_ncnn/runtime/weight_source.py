@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.plan import WeightPiece
+from flexnn_ncnn.staging import TABLE_BYTES
 from param_tools.errors import ModelFormatError
 
-__all__ = ["WeightSource"]
+__all__ = ["WeightSource", "decoded", "owned"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype("<f4"),
@@ -23,11 +24,37 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "int8": np.dtype("i1"),
     "table": np.dtype("u1"),
 }
-_TABLE_ENTRIES = 256
 # Below this a read is cheaper than a mapping of its own; a mapping copies nothing and leaves no dirty page.
 _MAP_FROM_BYTES = 256 * 1024
 _READ_THROUGH_BYTES = 4 * 1024 * 1024
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+def decoded(piece: WeightPiece, stored: Callable[[int, int], npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+    """An array as ncnn takes it: flat float32, or int8 as stored.
+
+    Args:
+        piece: where it lies and how it is stored.
+        stored: (offset, size), both bytes -> what the file has there; the array may be a view of it.
+    """
+    values: npt.NDArray[Any] = stored(piece.offset_bytes, piece.stored_bytes).view(_DTYPES[piece.encoding])
+    if piece.encoding == "fp16":
+        return values.astype(np.float32)
+    if piece.encoding == "bf16":
+        bits: npt.NDArray[np.uint32] = np.left_shift(values, 16, dtype=np.uint32)
+        return bits.view(np.float32)
+    if piece.encoding == "table":
+        table = stored(piece.table_offset_bytes, TABLE_BYTES).view(np.float32)
+        widened: npt.NDArray[np.float32] = table[values]
+        return widened
+    return values
+
+
+def owned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy in memory of its own, with room for what kernels read past its end."""
+    copy = np.empty(array.nbytes + OVERREAD_BYTES, np.uint8)[: array.nbytes].view(array.dtype)
+    copy[:] = array
+    return copy
 
 
 class WeightSource:
@@ -58,7 +85,7 @@ class WeightSource:
         Raises:
             ModelFormatError: the file is shorter than it was, or cannot be read.
         """
-        return [self._array(piece) for piece in pieces]
+        return [decoded(piece, self._stored) for piece in pieces]
 
     def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Some rows of a matrix, flat, reading nothing else.
@@ -70,12 +97,9 @@ class WeightSource:
         """
         width = piece.count // row_count
         row_bytes = piece.stored_bytes // row_count
-        rows = [
-            self._array(
-                WeightPiece(piece.offset_bytes + int(i) * row_bytes, width, piece.encoding, piece.table_offset_bytes)
-            )
-            for i in indices
-        ]
+        first, table = piece.offset_bytes, piece.table_offset_bytes
+        pieces = [WeightPiece(first + int(i) * row_bytes, width, piece.encoding, table) for i in indices]
+        rows = self.load(pieces)
         return np.concatenate(rows) if rows else np.empty(0, np.float32)
 
     def read_through(self) -> None:
@@ -89,30 +113,35 @@ class WeightSource:
         while count := os.preadv(self._file.fileno(), [buffer], offset):
             offset += count
 
+    @property
+    def file_descriptor(self) -> int:
+        """Of the open file."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Close the file; mappings in use stay until they are dropped."""
         self._file.close()
 
-    def _array(self, piece: WeightPiece) -> npt.NDArray[Any]:
-        stored: npt.NDArray[Any] = self._stored(piece.offset_bytes, piece.stored_bytes).view(_DTYPES[piece.encoding])
-        if piece.encoding == "fp16":
-            return stored.astype(np.float32)
-        if piece.encoding == "bf16":
-            bits: npt.NDArray[np.uint32] = np.left_shift(stored, 16, dtype=np.uint32)
-            return bits.view(np.float32)
-        if piece.encoding == "table":
-            table = self._stored(piece.table_offset_bytes, _TABLE_ENTRIES * 4).view(np.float32)
-            values: npt.NDArray[np.float32] = table[stored]
-            return values
-        return stored
+    def check(self, piece: WeightPiece) -> None:
+        """Whether the file has the piece.
 
-    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        Raises:
+            ModelFormatError: it ends before.
+        """
+        self._check(piece.offset_bytes, piece.stored_bytes)
+        if piece.encoding == "table":
+            self._check(piece.table_offset_bytes, TABLE_BYTES)
+
+    def _check(self, offset_bytes: int, size_bytes: int) -> None:
         if offset_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:
             raise ModelFormatError(
                 f"ends before the weights at {offset_bytes}, {size_bytes} bytes",
                 path=self.path,
                 hint="build or copy the model again",
             )
+
+    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        self._check(offset_bytes, size_bytes)
         try:
             if size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
                 return self._mapped(offset_bytes, size_bytes)

@@ -1,0 +1,171 @@
+"""What the system caches of a file: having bytes there before they are needed, and letting go of them afterwards."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import NamedTuple
+
+__all__ = ["Range", "ReadAhead", "drop"]
+
+_SPAN_BYTES = 4 * 1024 * 1024  # looked at as a whole: it is cached, or it is read
+_LONGEST_READ_BYTES = 8 * 1024 * 1024  # in one call, as the thread need not have Python's interpreter lock meanwhile
+_SCRATCH_BYTES = 64 * 1024
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class Range(NamedTuple):
+    """Bytes of a file.
+
+    Attributes:
+        begin, end: offsets, half-open.
+    """
+
+    begin: int
+    end: int
+
+    def reaches(self, other: Range) -> bool:
+        """Whether the other one follows it on the same page or the next: then both are read as one."""
+        return 0 <= other.begin - self.end < mmap.PAGESIZE
+
+
+class ReadAhead:
+    """Reads what comes next of a file into the page cache while the caller computes.
+
+    A thread reads it in large parts and throws it away. Asking the kernel to do so alone (posix_fadvise) takes the
+    caller's time and leaves the file in small pages, which cost ten times as much to map; and who touches a mapping
+    that is not cached waits with the interpreter lock held, which the thread needs for its next read. What is cached
+    already is not read, and finding out takes a microsecond for every few megabytes.
+
+    Args:
+        file_descriptor: of the file; closed after this.
+        loads: the ranges of each load, in the cyclic order they are needed in.
+        window_bytes: how much is read beyond the load that is needed now; 0 for nothing.
+    """
+
+    def __init__(self, file_descriptor: int, loads: Sequence[Sequence[Range]], window_bytes: int) -> None:
+        self._descriptor = file_descriptor
+        spans = [list(_spans(ranges)) for ranges in loads]
+        self._spans = [span for load in spans for span in load]
+        self._firsts = [0, *accumulate(len(load) for load in spans)]  # the first span of each load
+        self._before = [
+            0,
+            *accumulate(span.end - span.begin for span in self._spans),
+        ]  # bytes of a cycle before each span
+        self._window_bytes = min(window_bytes, self._before[-1])
+        self._looked_at = 0  # spans, counted on from one cycle to the next
+        self._cycle, self._load = -1, len(loads)
+        self._longest_bytes = min(_LONGEST_READ_BYTES, self._window_bytes // 2)
+        self._byte = [bytearray(1)]
+        self._thread: threading.Thread | None = None  # from the first span on that is not cached
+        self._start()
+
+    def begin(self) -> None:
+        """Read what comes first."""
+        if self._cycle < 0:
+            self._look_up_to(self._window_bytes, len(self._spans))
+
+    def need(self, load: int) -> None:
+        """Wait until the load is cached, while what follows it within the window is being read."""
+        if not self._window_bytes:
+            return
+        if self._thread is not None and not self._thread.is_alive():  # a fork has no threads
+            self._start()
+        self._cycle += load <= self._load
+        self._load = load
+        first, after = self._firsts[load : load + 2]
+        begin = self._cycle * len(self._spans)
+        self._looked_at = max(self._looked_at, begin + first)
+        end_bytes = self._cycle * self._before[-1] + self._before[after]
+        self._look_up_to(end_bytes + self._window_bytes, begin + len(self._spans) + first)
+        if self._unread:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._unread or self._unread[0][0] >= begin + after)
+
+    def close(self) -> None:
+        """Read no more; closing twice is fine."""
+        if self._thread is not None:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            self._thread.join()
+            self._thread = None
+
+    def _start(self) -> None:
+        self._changed = threading.Condition()
+        self._unread: deque[tuple[int, Range]] = deque()  # numbered spans, until they are read
+        self._closed = False
+        self._thread = None
+
+    def _look_up_to(self, limit_bytes: int, limit_spans: int) -> None:
+        """Look at spans that begin before either limit, both counted from the first cycle's begin."""
+        while self._looked_at < limit_spans:
+            cycle, span = divmod(self._looked_at, len(self._spans))
+            if cycle * self._before[-1] + self._before[span] >= limit_bytes:
+                return
+            if not self._is_cached(self._spans[span].begin):
+                self._read(self._looked_at, self._spans[span])
+            self._looked_at += 1
+
+    def _is_cached(self, offset_bytes: int) -> bool:
+        try:
+            return bool(_NOWAIT) and os.preadv(self._descriptor, self._byte, offset_bytes, _NOWAIT) == 1
+        except OSError:  # not there, or a file system that does not tell
+            return False
+
+    def _read(self, number: int, span: Range) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="flexnn-read-ahead", daemon=True)
+            self._thread.start()
+        with self._changed:
+            self._unread.append((number, span))
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        scratch = bytearray(_SCRATCH_BYTES)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._unread)
+                if self._closed:
+                    return
+                count, whole = self._first_unread()
+            buffers = [scratch] * -(-(whole.end - whole.begin) // _SCRATCH_BYTES)
+            with suppress(OSError):  # whoever maps it will find out
+                os.preadv(self._descriptor, buffers, whole.begin)
+            with self._changed:
+                for _ in range(count):
+                    self._unread.popleft()
+                self._changed.notify_all()
+
+    def _first_unread(self) -> tuple[int, Range]:
+        """How many of the next spans can be read in one call, and what they are as a whole."""
+        count, whole = 0, self._unread[0][1]
+        for _, span in self._unread:
+            if count and not (whole.reaches(span) and span.end - whole.begin <= self._longest_bytes):
+                break
+            count, whole = count + 1, Range(whole.begin, span.end)
+        return count, whole
+
+
+def drop(file_descriptor: int, wanted: Range) -> None:
+    """Let the system forget a part of a file; pages that are mapped stay."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file_descriptor, wanted.begin, wanted.end - wanted.begin, os.POSIX_FADV_DONTNEED)
+
+
+def _spans(ranges: Sequence[Range]) -> Iterator[Range]:
+    """The ranges in pieces, those that follow each other as one."""
+    merged: list[Range] = []
+    for part in ranges:
+        if merged and merged[-1].reaches(part):
+            merged[-1] = Range(merged[-1].begin, part.end)
+        else:
+            merged.append(part)
+    for part in merged:
+        for begin in range(part.begin, part.end, _SPAN_BYTES):
+            yield Range(begin, min(begin + _SPAN_BYTES, part.end))

@@ -1,0 +1,142 @@
+"""The streamed layers of a plan: noted while its steps are compiled, then loaded in that order, over and over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from flexnn_ncnn.plan import Part, Plan
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.loader import Load, Loader, SerialLoader, ThreadedLoader
+from flexnn_ncnn.runtime.streams import Stream, open_stream
+from flexnn_ncnn.runtime.trace import Trace
+from flexnn_ncnn.runtime.weight_source import WeightSource, owned
+
+__all__ = ["LoadedParts", "Streaming"]
+
+Arrays = list[npt.NDArray[Any]]
+
+
+class LoadedParts:
+    """What one load makes: layers, or the arrays themselves."""
+
+    __slots__ = ("arrays", "layers")
+
+    def __init__(self, layers: Sequence[native.LoadedLayer], arrays: Sequence[Arrays] = ()) -> None:
+        self.layers, self.arrays = layers, arrays
+
+    def close(self) -> None:
+        """Free the layers."""
+        for layer in self.layers:
+            layer.close()
+        self.layers, self.arrays = (), ()
+
+
+class Streaming:
+    """Loads of one plan.
+
+    Args:
+        plan: the plan; every streamed part of it is to be added, in the order of its steps.
+        source: the .bin; closed after this.
+        trace: told of every load.
+        threaded: whether loads run ahead in a thread of their own; else they run when they are needed.
+    """
+
+    def __init__(self, plan: Plan, source: WeightSource, trace: Trace, threaded: bool) -> None:
+        self._plan, self._source, self._trace, self._threaded = plan, source, trace, threaded
+        self._loads: list[Load[LoadedParts]] = []
+        self._sizes: list[int] = []
+        self._stream: Stream | None = None
+        self._loader: Loader[LoadedParts] | None = None
+
+    def add(
+        self,
+        parts: Sequence[Part],
+        makers: Sequence[Callable[[Arrays], native.LoadedLayer]],
+        keeps_raw: bool,
+        before: Callable[[], None],
+    ) -> int:
+        """Note layers that are loaded together.
+
+        Args:
+            parts: their parts of the plan.
+            makers: make each layer from its arrays.
+            keeps_raw: whether any of them reads the arrays once it is loaded.
+            before: called before they are loaded.
+
+        Returns:
+            The load's number.
+        """
+        own_small = not keeps_raw and self._plan.page_cache == "direct"
+
+        def build(arrays: list[Arrays]) -> LoadedParts:
+            before()
+            if own_small:
+                arrays = [[_kept(array) for array in layer] for layer in arrays]
+            return LoadedParts([make(layer) for make, layer in zip(makers, arrays, strict=True)])
+
+        return self._add(parts, build, keeps_raw)
+
+    def add_arrays(self, part: Part) -> int:
+        """Note weights that are wanted as they are; returns the load's number."""
+        return self._add((part,), lambda arrays: LoadedParts((), list(arrays)), keeps_raw=True)
+
+    def start(self, cached_bytes: int | None = None) -> None:
+        """All are noted: begin to read ahead.
+
+        Args:
+            cached_bytes: see `flexnn_ncnn.runtime.streams.open_stream`.
+        """
+        pieces = [load.pieces for load in self._loads]
+        plan = self._plan
+        self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, cached_bytes)
+        loader = ThreadedLoader if self._threaded else SerialLoader
+        self._loader = loader(self._loads, self._stream)
+
+    def acquire(self, load: int) -> LoadedParts:
+        """Have a load ready; they are acquired in their order.
+
+        Raises:
+            ModelFormatError: the file is shorter than it was, or cannot be read.
+            NcnnError: ncnn refuses a layer.
+        """
+        assert self._loader is not None
+        begin = time.perf_counter()
+        loaded = self._loader.acquire(load)
+        self._trace.loaded(self._sizes[load], time.perf_counter() - begin)
+        return loaded
+
+    def release(self, load: int) -> None:
+        """Free an acquired load."""
+        assert self._loader is not None
+        self._loader.release(load)
+
+    def abort(self) -> None:
+        """An inference ended early: free what is loaded, and let the next one begin anew."""
+        if self._loader is not None:
+            self._loader.abort()
+
+    def close(self) -> None:
+        """Free what is loaded and end all reading; closing twice is fine."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _add(self, parts: Sequence[Part], build: Callable[[list[Arrays]], LoadedParts], keeps_raw: bool) -> int:
+        pieces = tuple(part.pieces for part in parts)
+        # a chain is loaded as a whole, when there is room for all of it
+        ahead = min(part.ahead for part in parts)
+        self._loads.append(Load(pieces, build, keeps_raw, ahead))
+        self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
+        return len(self._loads) - 1
+
+
+def _kept(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Small weights are read in place by every kernel, long after what they were read to is used again."""
+    return owned(array) if array.nbytes < native.RAW_KEPT_BELOW_BYTES else array
