@@ -28,10 +28,15 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def held_bytes(plan: Plan) -> int:
-    """What a loaded plan holds between inferences."""
+    """What a loaded plan holds between inferences and only it can give back.
+
+    Raw weights that are used in place in a mapped file are page cache: the system counts them as available.
+    """
     if plan.vehicle == "net":
         return plan.predicted_peak_bytes
-    return plan.arena_bytes + plan.heap_bytes + plan.resident_bytes
+    in_place = sum(step.weight_bytes for step in plan.steps if step.resident and step.reads_raw)
+    mapped = in_place if plan.page_cache == "mmap" else 0
+    return plan.arena_bytes + plan.heap_bytes + max(0, plan.resident_bytes - mapped)
 
 
 class Follower:

@@ -30,17 +30,7 @@ SECONDS = 120  # far more than anything here takes
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with 9 MB of weights; plans are kept beside it."""
     made = tmp_path_factory.mktemp("budgets")
-    tiny_models.write(
-        [
-            tiny_models.layer("Input", "data", "", "in0"),
-            tiny_models.layer("Convolution", "conv", "in0", "1", p0=32, p1=3, p4=1, p5=1, p6=864, p9=1),
-            tiny_models.layer("Pooling", "pool", "1", "2", p0=0, p1=2, p2=2),
-            tiny_models.layer("InnerProduct", "fc0", "2", "3", p0=128, p1=1, p2=128 * 8192, p9=1),
-            tiny_models.layer("InnerProduct", "fc1", "3", "4", p0=1024, p1=1, p2=128 * 1024, p9=1),
-            tiny_models.layer("InnerProduct", "fc2", "4", "out0", p0=1000, p1=1, p2=1024 * 1000),
-        ],
-        made / "model.param",
-    )
+    tiny_models.fully_connected(made)
     return made
 
 

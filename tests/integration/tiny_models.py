@@ -82,3 +82,28 @@ def upscaler(folder: Path) -> Path:
         layer("PixelShuffle", "up", "1", "out0", p0=2),
     ]
     return write(layers, folder / "upscaler.param")
+
+
+def fully_connected(folder: Path) -> Path:
+    """3x32x32, or as many values -> 1000 through 9 MB of weights; called model.param."""
+    layers = [
+        layer("Input", "data", "", "in0"),
+        layer("Convolution", "conv", "in0", "1", p0=32, p1=3, p4=1, p5=1, p6=864, p9=1),
+        layer("Pooling", "pool", "1", "2", p0=0, p1=2, p2=2),
+        layer("InnerProduct", "fc0", "2", "3", p0=128, p1=1, p2=128 * 8192, p9=1),
+        layer("InnerProduct", "fc1", "3", "4", p0=1024, p1=1, p2=128 * 1024, p9=1),
+        layer("InnerProduct", "fc2", "4", "out0", p0=1000, p1=1, p2=1024 * 1000),
+    ]
+    return write(layers, folder / "model.param")
+
+
+def convolutions(folder: Path, count: int = 6) -> Path:
+    """3x16x16 -> 256x16x16 through `count` convolutions of 2.4 MB, four times that as winograd transforms them."""
+    layers = [
+        layer("Input", "data", "", "in0", p0=16, p1=16, p2=3),
+        layer("Convolution", "first", "in0", "0", p0=256, p1=3, p4=1, p6=256 * 3 * 9),
+    ]
+    for i in range(count):
+        output = str(i + 1) if i + 1 < count else "out0"
+        layers.append(layer("Convolution", f"conv{i}", str(i), output, p0=256, p1=3, p4=1, p6=256 * 256 * 9, p9=1))
+    return write(layers, folder / "convolutions.param")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_no_more_than_the_larger_budget_while_it_changes_and_than_the_new_one_af
     phases = found["phases"]
     assert len({phase["best"] for phase in phases}) == 1
     assert [phase for phase in phases if phase["running"] > phase["budget"]] == []
-    allowed = [max(a["budget"], b["budget"]) for a, b in zip(phases, phases[1:], strict=False)]
+    allowed = [max(a["budget"], b["budget"]) for a, b in itertools.pairwise(phases)]
     assert [phase for phase, most in zip(phases[1:], allowed, strict=True) if phase["changing"] > most] == []
     assert phases[0]["streamed"] > phases[5]["streamed"] == 0
     assert found["closed"] < 4_000_000
