@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flexnn_ncnn.net import Extractor, Net
     from flexnn_ncnn.session import Session, open_session
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Extractor", "Net", "Session", "open_session"]
+
+_HOMES = {"Extractor": "net.extractor", "Net": "net.net", "Session": "session", "open_session": "session"}
 
 
 def __getattr__(name: str) -> Any:
-    """`open_session` and `Session`, imported when they are asked for: ncnn takes a while to load."""
-    if name in __all__:
-        from flexnn_ncnn import session
-
-        return getattr(session, name)
+    """The public names, imported when they are asked for: ncnn takes a while to load."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from flexnn_ncnn.machine import this_machine
+from flexnn_ncnn.sha256 import sha256
 from param_tools.errors import ModelFormatError
 from param_tools.files import open_regular
 
@@ -27,7 +27,7 @@ def model_identity(param_path: str | os.PathLike[str], bin_path: str | os.PathLi
     Raises:
         ModelFormatError: either file cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = sha256()
     for path, whole in ((param_path, True), (bin_path, False)):
         try:
             with open_regular(path) as file:

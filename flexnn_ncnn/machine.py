@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from flexnn_ncnn.sha256 import sha256
 
 __all__ = ["FORMAT_VERSION", "Machine", "core_name", "this_machine"]
 
@@ -69,7 +70,7 @@ class Machine:
     @property
     def fingerprint(self) -> str:
         """A short digest of all of it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def summary(self) -> str:

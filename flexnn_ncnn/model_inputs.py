@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.zoo.entry import InputSpec
-from flexnn_ncnn.zoo.inputs import sample_blob
+from flexnn_ncnn.input_spec import InputSpec
 from param_tools.files import open_regular
 from param_tools.graph import Model
 from param_tools.shapes import BlobShape, infer_shapes
@@ -122,6 +121,8 @@ def sample_arrays(specs: Sequence[InputSpec], model: str) -> dict[str, npt.NDArr
                 f"{model} does not tell the shape of its input {spec.blob!r}",
                 hint=f"give --shape {spec.blob}=CxHxW, or data with --input",
             )
+    from flexnn_ncnn.zoo.inputs import sample_blob  # only samples need the zoo
+
     return {spec.blob: sample_blob(spec, stream) for stream, spec in enumerate(specs)}
 
 

@@ -5,17 +5,15 @@ A plan that is there costs the import of ncnn and numpy; one that is not is made
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
 
-from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
 from flexnn_ncnn.formats import has_plan, read_plan, read_profile
@@ -24,10 +22,12 @@ from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import native
-from param_tools.errors import FormatVersionError
-from param_tools.model_io import atomic_write
+from flexnn_ncnn.sha256 import sha256
+from param_tools.errors import FlexnnError, FormatVersionError
+from param_tools.excerpt import excerpt
+from param_tools.model_io import NcnnModel, atomic_write, open_model
 
-__all__ = ["PlanCache", "Progress", "Request", "is_prepared", "prepare", "prepare_ahead"]
+__all__ = ["PlanCache", "Progress", "Request", "is_prepared", "open_part", "prepare", "prepare_ahead"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[str, int, int], None]
@@ -42,12 +42,39 @@ class Request:
         param_path, bin_path: the model.
         budget_bytes: what inference may hold beyond the idle process.
         options: how to compute.
+        feeds: blobs to be fed, inputs or not; none for the network's inputs.
+        outputs: blobs wanted, in any place of the network; none for its outputs.
     """
 
     param_path: Path
     bin_path: Path
     budget_bytes: int
     options: RunOptions
+    feeds: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+def open_part(request: Request, feeds: Collection[str] | None, outputs: Collection[str] | None = None) -> NcnnModel:
+    """The layers of a requested model that can be computed from some blobs.
+
+    Args:
+        request: names the files.
+        feeds: the blobs; None for the network's inputs.
+        outputs: blobs wanted, which narrows it further; None for all that can be computed.
+
+    Raises:
+        ModelFormatError: the files cannot be read, or do not belong together.
+        FlexnnError: `feeds` do not suffice for `outputs`.
+    """
+    opened = open_model(request.param_path, request.bin_path)
+    if outputs is None and (feeds is None or set(feeds) == set(opened.model.input_blobs)):
+        return opened
+    try:
+        part = excerpt(opened.model, feeds=feeds, outputs=outputs)
+    except FlexnnError:
+        opened.close()
+        raise
+    return replace(opened, model=part.model, weights=opened.weights.of_layers(part.indices))
 
 
 def prepare(
@@ -101,6 +128,8 @@ def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None)
 
 def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
     """Have a child process make the plan."""
+    from flexnn_ncnn.children import Worker, saved_arrays  # not needed for a plan that is there
+
     with saved_arrays(inputs) as saved, Worker("flexnn_ncnn.preparation_worker", "profiling the model") as worker:
         worker.ask(
             "prepare",
@@ -109,6 +138,7 @@ def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | N
             bin=os.fspath(request.bin_path),
             budget_bytes=request.budget_bytes,
             options=asdict(request.options),
+            outputs=request.outputs,
             inputs=saved,
             folder=os.fspath(folder),
         )
@@ -122,11 +152,13 @@ class PlanCache:
         folder: where they are.
         model_id: identity of the model.
         machine: fingerprint of this machine.
+        outputs: what plans are for, see `Request`; none for all that the inputs suffice for.
     """
 
     folder: Path
     model_id: str
     machine: str
+    outputs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Request, inputs: Arrays, folder: Path) -> PlanCache:
@@ -139,16 +171,21 @@ class PlanCache:
         machine = machine_fingerprint(native.ncnn_version())
         shapes = {blob: [array.shape, array.dtype.str] for blob, array in inputs.items()}
         facts = json.dumps([model_id, machine, asdict(request.options), shapes], sort_keys=True)
-        return cls(folder / "plans" / hashlib.sha256(facts.encode()).hexdigest()[:24], model_id, machine)
+        return cls(folder / "plans" / sha256(facts.encode()).hexdigest()[:24], model_id, machine, request.outputs)
 
     @property
     def profile_path(self) -> Path:
         """Where the profile is kept."""
-        return self.folder / "profile.json"
+        return self.folder / f"profile{self._towards}.json"
+
+    @property
+    def _towards(self) -> str:
+        names = json.dumps(sorted(self.outputs)).encode()
+        return f"-{sha256(names).hexdigest()[:12]}" if self.outputs else ""
 
     def plan_path(self, budget_bytes: int) -> Path:
         """Where the plan for a budget is kept."""
-        return self.folder / f"{budget_bytes}.plan.json"
+        return self.folder / f"{budget_bytes}{self._towards}.plan.json"
 
     def read_profile(self) -> ModelProfile | None:
         """The profile if it is there, whole, and of this model and machine."""

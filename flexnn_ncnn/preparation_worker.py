@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from flexnn_ncnn.fit import check_fit
 from flexnn_ncnn.formats import write_plan, write_profile
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.planner import workload
-from flexnn_ncnn.preparation import PlanCache, Request
+from flexnn_ncnn.preparation import PlanCache, Request, open_part
 from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.profile_part import profile_towards
 from flexnn_ncnn.profiler import profile_model
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
-from param_tools.model_io import NcnnModel, open_model
+from param_tools.model_io import NcnnModel
 
 __all__ = ["main"]
 
@@ -36,14 +38,19 @@ def main() -> int:
 def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan the model at "param" and "bin" for "inputs" within "budget_bytes", into the cache in "folder"."""
     options = RunOptions(**message["options"])
-    request = Request(Path(message["param"]), Path(message["bin"]), message["budget_bytes"], options)
+    outputs = tuple(message.get("outputs", ()))
+    request = Request(Path(message["param"]), Path(message["bin"]), message["budget_bytes"], options, outputs=outputs)
     inputs = {blob: np.load(path) for blob, path in message["inputs"].items()}
     cache = PlanCache.of(request, inputs, Path(message["folder"]))
     cache.folder.mkdir(parents=True, exist_ok=True)
-    with open_model(request.param_path, request.bin_path) as model:
+    # a profile of everything does for any outputs; where there is none, what `outputs` need is enough, and may be all
+    # that takes inputs of these shapes
+    whole = replace(cache, outputs=()).read_profile()
+    with open_part(request, inputs, None if whole else outputs or None) as model:
         check_fit(model.model, inputs)
-        profile = cache.read_profile() or _profile(model, request, inputs, cache, progress)
-        trials = Trials(model, workload(profile, native.capabilities()), inputs, progress)
+        profile = whole or cache.read_profile() or _profile(model, request, inputs, cache, progress)
+        part = profile_towards(profile, outputs)
+        trials = Trials(model, workload(part, native.capabilities()), inputs, progress)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:
@@ -60,7 +67,7 @@ def _profile_only(message: Mapping[str, Any], progress: Progress) -> dict[str, A
     inputs = {blob: np.load(path) for blob, path in message["inputs"].items()}
     cache = PlanCache.of(request, inputs, Path(message["folder"]))
     cache.folder.mkdir(parents=True, exist_ok=True)
-    with open_model(request.param_path, request.bin_path) as model:
+    with open_part(request, inputs) as model:
         check_fit(model.model, inputs)
         _profile(model, request, inputs, cache, progress)
     return {}

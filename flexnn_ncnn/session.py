@@ -17,12 +17,13 @@ from flexnn_ncnn.errors import PlanError, UsageError
 from flexnn_ncnn.model_inputs import as_blobs, input_specs
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.preparation import Progress, Request
+from flexnn_ncnn.preparation import Progress, Request, open_part
+from flexnn_ncnn.runtime.native import HandOut, mat_to_array
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.vehicles import Vehicle
 from flexnn_ncnn.turns import Turns
 from flexnn_ncnn.units import parse_size
-from param_tools.model_io import default_bin_path, open_model
+from param_tools.model_io import default_bin_path
 
 if TYPE_CHECKING:
     from flexnn_ncnn.following import Follower
@@ -81,7 +82,7 @@ class Session:
         self._closed = False
         if not request.budget_bytes:
             self._follow_memory()
-        with open_model(request.param_path, request.bin_path) as model:
+        with open_part(request, request.feeds or None, request.outputs or None) as model:
             self._inputs = input_specs(model.model)
 
     @property
@@ -130,12 +131,13 @@ class Session:
         with self._turns.use():
             return self._prepared(arrays).plan
 
-    def run(self, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, inputs: Mapping[str, npt.ArrayLike], hand_out: HandOut = mat_to_array) -> dict[str, Any]:
         """One inference; the first one, and the first with inputs of other shapes, also plan.
 
         Args:
             inputs: per input blob an array of 1 to 4 dimensions, outermost first and without a batch, such as
                 (channels, height, width). Real numbers of any type become float32, ids int32.
+            hand_out: makes of an output blob what you get; by default an array.
 
         Returns:
             Output blob name -> float32 array.
@@ -147,7 +149,7 @@ class Session:
         """
         arrays = as_blobs(self._inputs, inputs)
         with self._turns.use():
-            return self._prepared(arrays).run(arrays)
+            return self._prepared(arrays).run(arrays, hand_out)
 
     def set_budget(self, budget: str | int, *, wait: bool = True) -> Future[None]:
         """Change to another budget, from any thread.

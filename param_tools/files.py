@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,7 +47,7 @@ def atomic_write(path: str | PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         FlexnnError: it cannot be written: no such folder, no permission, no space.
     """
     target = Path(path)
-    aside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    aside = target.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -198,6 +198,19 @@ class WeightFile:
         except BaseException:
             file.close()
             raise
+
+    def of_layers(self, indices: Sequence[int]) -> WeightFile:
+        """The same file, which this object lets go of, as the weights of some of the layers.
+
+        Args:
+            indices: of the layers, in their new order; -1 for a layer without weights.
+        """
+        arrays = tuple(
+            tuple(replace(array, layer_index=new) for array in self.arrays[old]) if old >= 0 else ()
+            for new, old in enumerate(indices)
+        )
+        file, self._file = self._file, None
+        return WeightFile(self.path, self.size_bytes, file, arrays)
 
     def view(self, array: WeightArray) -> npt.NDArray[Any]:
         """The stored elements without a copy, read-only, in `array.encoding.dtype` and `array.shape`."""

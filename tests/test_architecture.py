@@ -22,6 +22,8 @@ RECORDS = ("flexnn_ncnn.errors", "flexnn_ncnn.units", "flexnn_ncnn.layout", "fle
 RECORDS += (
     "flexnn_ncnn.machine",
     "flexnn_ncnn.options",
+    "flexnn_ncnn.input_spec",
+    "flexnn_ncnn.sha256",
     "flexnn_ncnn.capabilities",
     "flexnn_ncnn.profile",
     "flexnn_ncnn.plan",

@@ -90,14 +90,17 @@ class Executor:
         """Most bytes at once that layers allocated beyond what the plan gives them; 0 where it is right."""
         return self._scratch.overflow_bytes
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], hand_out: native.HandOut = native.mat_to_array
+    ) -> dict[str, Any]:
         """One inference.
 
         Args:
             inputs: an array per input blob, of the plan's shape; float32 or int32.
+            hand_out: makes of an output, which the next inference overwrites, what the caller gets.
 
         Returns:
-            The outputs by blob name, unpacked float32.
+            The outputs by blob name, by default as unpacked float32 arrays.
 
         Raises:
             InputError: an input is missing, unknown, or has another shape or dtype than planned.
@@ -112,7 +115,7 @@ class Executor:
         except BaseException:
             self._streaming.abort()
             raise
-        results = {blob: native.mat_to_array(mats[blob], self.plan.options.bf16) for blob in self.plan.outputs}
+        results = {blob: hand_out(mats[blob], self.plan.options.bf16) for blob in self.plan.outputs}
         self.trace.seconds = time.perf_counter() - begin
         return results
 

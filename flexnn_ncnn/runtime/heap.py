@@ -12,7 +12,15 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["Reserve", "allocator_name", "join_tiny_blocks", "keep_freed_memory", "return_freed_memory", "trim"]
+__all__ = [
+    "Reserve",
+    "allocator_name",
+    "join_tiny_blocks",
+    "keep_freed_memory",
+    "mapped_alone",
+    "return_freed_memory",
+    "trim",
+]
 
 # malloc.h of glibc
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = 1, -1, -2, -3, -4, -8
@@ -26,6 +34,8 @@ _SPARE_BYTES, _MARGIN_BYTES = 1024 * 1024, 64 * 1024
 _CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
 _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
+_MOST_MAPPINGS = 65536  # glibc's own limit
+_ALONE_FROM_BYTES = 64 * 1024
 
 
 def _open_libc() -> ctypes.PyDLL | None:
@@ -53,6 +63,7 @@ def _bionic(library: ctypes.PyDLL | None) -> ctypes.PyDLL | None:
 _OPENED = _open_libc()
 _LIBC = _glibc(_OPENED)
 _BIONIC = _bionic(_OPENED)
+_keeps = False
 
 
 def allocator_name() -> str:
@@ -62,6 +73,8 @@ def allocator_name() -> str:
 
 def keep_freed_memory() -> None:
     """Take all memory from one growing heap and keep what is freed for the next load."""
+    global _keeps
+    _keeps = True
     if _BIONIC is not None:
         _BIONIC.mallopt(_M_DECAY_TIME, 1)
     if _LIBC is not None:
@@ -184,7 +197,7 @@ def return_freed_memory() -> Iterator[None]:
         return
     trim()
     if _LIBC is not None:
-        _LIBC.mallopt(_M_MMAP_MAX, 65536)
+        _LIBC.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
         _LIBC.mallopt(_M_MMAP_THRESHOLD, 4096)
     if _BIONIC is not None:
         _BIONIC.mallopt(_M_DECAY_TIME, 0)
@@ -192,3 +205,20 @@ def return_freed_memory() -> Iterator[None]:
         yield
     finally:
         keep_freed_memory()
+
+
+@contextmanager
+def mapped_alone() -> Iterator[None]:
+    """Within the block, a large allocation gets pages of its own: for what the caller keeps, beside what layers reuse.
+
+    Unlike in `return_freed_memory` nothing that is free is given back.
+    """
+    if _LIBC is None or not _keeps:
+        yield
+        return
+    _LIBC.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
+    _LIBC.mallopt(_M_MMAP_THRESHOLD, _ALONE_FROM_BYTES)
+    try:
+        yield
+    finally:
+        _LIBC.mallopt(_M_MMAP_MAX, 0)

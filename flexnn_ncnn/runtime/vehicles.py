@@ -35,11 +35,13 @@ class StockVehicle:
         self.trace = Trace()
         self._net = native.StockNet(os.fspath(param_path), os.fspath(bin_path), plan.options)
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], hand_out: native.HandOut = native.mat_to_array
+    ) -> dict[str, Any]:
         """One inference; arguments, result and errors as `Executor.run`."""
         begin = time.perf_counter()
         self.trace.restart()
-        results = self._net.run(checked_inputs(self.plan.inputs, inputs), self.plan.outputs)
+        results = self._net.run(checked_inputs(self.plan.inputs, inputs), self.plan.outputs, hand_out)
         self.trace.seconds = time.perf_counter() - begin
         return results
 

@@ -19,6 +19,18 @@ cannot be called wrongly:
 """
 
 from flexnn_ncnn.runtime.native.allocators import SCRATCH_ALIGNMENT_BYTES, ScratchAllocator, may_call_back
+from flexnn_ncnn.runtime.native.api import (
+    array_of,
+    copy_with,
+    extracted,
+    is_layer_type,
+    is_mat,
+    is_reader,
+    options_of,
+    plain_net,
+    read_from,
+    relayout,
+)
 from flexnn_ncnn.runtime.native.build import has_fp16_arithmetic, has_threads
 from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.layers import (
@@ -32,6 +44,7 @@ from flexnn_ncnn.runtime.native.layers import (
     wanted_layout,
 )
 from flexnn_ncnn.runtime.native.mats import (
+    HandOut,
     Mat,
     NcnnError,
     Option,
@@ -59,6 +72,7 @@ __all__ = [
     "LANES",
     "RAW_KEPT_BELOW_BYTES",
     "SCRATCH_ALIGNMENT_BYTES",
+    "HandOut",
     "LoadedLayer",
     "Mat",
     "NcnnError",
@@ -66,6 +80,7 @@ __all__ = [
     "ParamDict",
     "ScratchAllocator",
     "StockNet",
+    "array_of",
     "array_view",
     "blob_view",
     "capabilities",
@@ -73,11 +88,16 @@ __all__ = [
     "convert",
     "copy_blob",
     "copy_of",
+    "copy_with",
     "data_address",
     "empty_mat",
+    "extracted",
     "fill_blob",
     "has_fp16_arithmetic",
     "has_threads",
+    "is_layer_type",
+    "is_mat",
+    "is_reader",
     "layout_of",
     "make_option",
     "make_params",
@@ -85,7 +105,11 @@ __all__ = [
     "mat_to_array",
     "may_call_back",
     "ncnn_version",
+    "options_of",
     "padded",
+    "plain_net",
+    "read_from",
+    "relayout",
     "repack",
     "rows_of",
     "same_memory",

@@ -48,7 +48,7 @@ def make_option(options: RunOptions, kernel: str = "default") -> Option:
     opt.use_bf16_packed = opt.use_bf16_storage = options.bf16
     opt.use_packing_layout = options.packing
     opt.use_vulkan_compute = False
-    for field, value in KERNELS[kernel].items():
+    for field, value in {**dict.fromkeys(options.off, False), **KERNELS[kernel]}.items():
         setattr(opt, field, value)
     return opt
 
@@ -229,7 +229,8 @@ def _best_elempack(extent: int, lane_bytes: int, options: RunOptions) -> int:
     if lane_bytes == 1:
         candidates: tuple[int, ...] = (8,)
     elif lane_bytes == 2 and _ARM:
-        candidates = (8, 4) if options.fp16 and ncnn.cpu_support_arm_asimdhp() else (4,)
+        by_eight = options.fp16 and "use_fp16_arithmetic" not in options.off and ncnn.cpu_support_arm_asimdhp()
+        candidates = (8, 4) if by_eight else (4,)
     else:
         candidates = LANES
     return next((pack for pack in candidates if extent % pack == 0), 1)

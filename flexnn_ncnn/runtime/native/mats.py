@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import ncnn
@@ -14,6 +15,7 @@ from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
 from param_tools.errors import FlexnnError
 
 __all__ = [
+    "HandOut",
     "Mat",
     "NcnnError",
     "Option",
@@ -38,6 +40,8 @@ __all__ = [
 
 Mat = Any  # an ncnn.Mat
 Option = Any  # an ncnn.Option
+HandOut = Callable[[Mat, bool], Any]
+"""Makes of an output, and of whether its 16-bit lanes are bfloat16, what the caller gets; `mat_to_array` is one."""
 Allocator = Any  # an ncnn.Allocator
 
 _OWN_PAGES_FROM_BYTES = 64 * 1024

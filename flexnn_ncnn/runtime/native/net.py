@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime.native.layers import make_option
-from flexnn_ncnn.runtime.native.mats import NcnnError, mat_from_array, mat_to_array
+from flexnn_ncnn.runtime.native.mats import HandOut, NcnnError, mat_from_array, mat_to_array
 
 __all__ = ["StockNet"]
 
@@ -25,22 +25,31 @@ class StockNet:
     def __init__(self, param_path: str, bin_path: str, options: RunOptions) -> None:
         self._net = ncnn.Net()
         self._net.opt = make_option(options)
+        self._bf16 = options.bf16
         for call, path in ((self._net.load_param, param_path), (self._net.load_model, bin_path)):
             if call(path) != 0:
                 raise NcnnError(f"stock ncnn cannot load {path}")
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Feed `inputs` by blob name and return `outputs` as numpy arrays."""
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], hand_out: HandOut = mat_to_array
+    ) -> dict[str, Any]:
+        """Feed `inputs` by blob name and return `outputs`, which come in the order in which they are made.
+
+        Args:
+            inputs: an array per blob that is fed.
+            outputs: blobs wanted.
+            hand_out: makes of a blob what the caller gets; by default numpy arrays.
+        """
         with self._net.create_extractor() as extractor:
             for name, array in inputs.items():
                 if extractor.input(name, mat_from_array(array).clone()) != 0:
                     raise NcnnError(f"the network has no input blob {name!r}")
             found = {}
             for name in outputs:
-                code, mat = extractor.extract(name)
+                code, mat = extractor.extract(name, type=1)  # as it lies: any other type copies it twice
                 if code != 0:
                     raise NcnnError(f"stock ncnn cannot extract blob {name!r}: it returned {code}")
-                found[name] = mat_to_array(mat)
+                found[name] = hand_out(mat, self._bf16)
             return found
 
     def close(self) -> None:
