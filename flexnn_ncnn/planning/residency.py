@@ -19,7 +19,9 @@ from flexnn_ncnn.planning.choices import Choice
 
 __all__ = ["Candidates", "Limits", "Row", "Selection", "select", "smallest"]
 
-_PRICE_STEPS = 18
+_PRICE_STEPS = 14
+# the limits that are moved, in order: which comes first decides which of several resting places is found
+_ARENA_FIRST, _HEAP_FIRST, _RAW_FIRST = (0, 1, 2), (1, 2, 0), (2, 1, 0)
 _KNAPSACK_STEPS = 28
 _PRICE_SPAN = 1e4
 _MOST_LEVELS = 64
@@ -129,11 +131,15 @@ class Candidates:
             _Axis(self.raw, self.exists, self.floor.raw_bytes),
         )
 
-    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
-        """The choices inside the limits; resident weights are loaded when only they and the spare are in use."""
-        fits = (self.arena <= limits.arena_bytes) & (self.heap <= limits.heap_bytes) & (self.raw <= limits.raw_bytes)
-        allowed: npt.NDArray[np.bool_] = self.exists & fits & (self.load <= limits.total(depth) + spare_bytes)
+    def fits(self, limits: Limits) -> npt.NDArray[np.bool_]:
+        """The choices inside the limits."""
+        small = (self.arena <= limits.arena_bytes) & (self.heap <= limits.heap_bytes) & (self.raw <= limits.raw_bytes)
+        allowed: npt.NDArray[np.bool_] = self.exists & small
         return allowed
+
+    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Those that can be loaded too: resident weights are, when only they and the spare are in use."""
+        return self.fits(limits) & (self.load <= limits.total(depth) + spare_bytes)
 
     def weighted(self, load_weight: float) -> _Floats:
         """Times with loads counted as so much of themselves: less where they happen beside computing."""
@@ -264,9 +270,9 @@ def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, fl
     arena, heap, raw = candidates.axes
     best, least = None, np.inf
     for level in heap.levels:
-        limits = Limits(arena.levels[-1], float(level), raw.levels[-1])
-        for _ in range(2):
-            limits, value = _descended(candidates, candidates.kept, limits, 1.0, depth, fixed=1)
+        start = Limits(arena.levels[-1], float(level), raw.levels[-1])
+        ways = [_descended(candidates, candidates.kept, start, order, 1.0, depth) for order in ((0, 2), (2, 0))]
+        limits, value = min(ways, key=lambda way: way[1])
         if value < least and value < _FORBIDDEN_SECONDS * 1e6:
             best, least = limits, value
     return best, least
@@ -284,16 +290,17 @@ def _ways(
     usual = max(1e-12, float(seconds.max(axis=1, initial=0.0) @ candidates.counts)) / max(1.0, memory)
     low, high = usual / _PRICE_SPAN, usual * _PRICE_SPAN
     limits = loosest
+    starts = ((loosest, _HEAP_FIRST), (loosest, _RAW_FIRST))
     for _ in range(_PRICE_STEPS):
         price = (low * high) ** 0.5
         cost = seconds + price * candidates.kept
-        options = [_descended(candidates, cost, start, price, depth) for start in {loosest, limits}]
+        options = [_descended(candidates, cost, *way, price, depth) for way in (*starts, (limits, _ARENA_FIRST))]
         limits, value = min(options, key=lambda option: option[1])
         bound = value - price * memory
         if bound > beat_seconds:
             return price, []
         found[limits] = max(bound, found.get(limits, -np.inf))
-        chosen = np.where(candidates.within(limits, depth), cost, np.inf).argmin(axis=1)
+        chosen = np.where(candidates.fits(limits), cost, np.inf).argmin(axis=1)
         needed = candidates.kept[candidates.rows, chosen] @ candidates.counts + limits.total(depth)
         if needed <= memory:
             high = price
@@ -306,17 +313,16 @@ def _ways(
 
 
 def _descended(
-    candidates: Candidates, cost: _Floats, limits: Limits, price: float, depth: int, fixed: int = -1
+    candidates: Candidates, cost: _Floats, limits: Limits, order: Sequence[int], price: float, depth: int
 ) -> tuple[Limits, float]:
-    """Move one limit at a time to where layers and limits together cost least, until none moves."""
+    """Move one limit at a time, in this order, to where layers and limits together cost least, until none moves."""
     weights = (price, price * depth, price * depth)
     current = [limits.arena_bytes, limits.heap_bytes, limits.raw_bytes]
     value = np.inf
     for _ in range(_ROUNDS):
         before = value
-        for number, axis in enumerate(candidates.axes):
-            if number == fixed:
-                continue
+        for number in order:
+            axis = candidates.axes[number]
             totals = axis.sums(_allowed_cost(candidates, cost, current, number), candidates.counts)
             totals = totals + weights[number] * axis.levels
             at = int(totals.argmin())
