@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import BudgetExceededError, MismatchError
+from flexnn_ncnn.machine_load import LoadMeter, MachineLoad
 from flexnn_ncnn.preparation import Progress, Request, prepare
+from flexnn_ncnn.rounds import Contestant, Entrant, entrants, take_turns
 
 __all__ = ["RELATIVE_TOLERANCE", "Comparison", "Measured", "MeasuredFlexnn", "compare_models"]
 
@@ -64,6 +63,7 @@ class Comparison:
         budget_bytes: the budget this package was given.
         threads: compute threads on either side.
         rounds: inferences on either side after one warm-up, taken in turn.
+        machine: how busy it was with other things.
         stock, flexnn: the two sides.
         latency_ratio: flexnn's median latency over stock's.
         peak_exact: whether the system tells peaks exactly; if not, they are upper bounds and no budget is judged.
@@ -77,6 +77,7 @@ class Comparison:
     budget_bytes: int
     threads: int
     rounds: int
+    machine: MachineLoad
     stock: Measured
     flexnn: MeasuredFlexnn
     latency_ratio: float
@@ -127,73 +128,48 @@ def compare_models(
     Raises:
         FlexnnError: as `prepare`, or stock ncnn cannot run the model.
     """
+    meter = LoadMeter()
     plan, plan_path = prepare(request, inputs, progress)
     threads = request.options.num_threads
-    with (
-        saved_arrays(inputs) as saved,
-        Worker(task="stock ncnn", threads=threads) as stock,
-        Worker(task="running the plan", threads=threads) as flexnn,
-    ):
-        param, weights = str(request.param_path), str(request.bin_path)
-        stock_open = stock.ask(
-            "open", inputs=saved, param=param, bin=weights, options=asdict(request.options), outputs=plan.outputs
-        )
-        flexnn_open = flexnn.ask("open", inputs=saved, param=param, bin=weights, plan=str(plan_path))
-        stock_runs, flexnn_runs = _rounds(stock, flexnn, rounds, progress)
-        stock_outputs, flexnn_outputs = (_outputs(worker, plan.outputs) for worker in (stock, flexnn))
-    stock_side = Measured(**_summary(stock_open, stock_runs))
+    files = {"param": str(request.param_path), "bin": str(request.bin_path)}
+    contestants = (
+        Contestant("stock ncnn", {**files, "options": asdict(request.options), "outputs": plan.outputs}),
+        Contestant("running the plan", {**files, "plan": str(plan_path)}),
+    )
+    with entrants(contestants, inputs, threads) as (stock, flexnn):
+        take_turns((stock, flexnn), meter, rounds=rounds, progress=progress)
+        stock_outputs, flexnn_outputs = stock.outputs(plan.outputs), flexnn.outputs(plan.outputs)
+    stock_side = Measured(**_summary(stock))
     flexnn_side = MeasuredFlexnn(
-        **_summary(flexnn_open, flexnn_runs),
-        weights_streamed_bytes=flexnn_runs[-1]["streamed_bytes"],
-        weights_resident_bytes=flexnn_runs[-1]["resident_bytes"],
+        **_summary(flexnn),
+        weights_streamed_bytes=flexnn.runs[-1]["streamed_bytes"],
+        weights_resident_bytes=flexnn.runs[-1]["resident_bytes"],
         predicted_peak_bytes=plan.predicted_peak_bytes,
     )
     differences = [_difference(stock_outputs[blob], flexnn_outputs[blob]) for blob in plan.outputs]
     return Comparison(
         model=model or str(request.param_path),
         budget_bytes=request.budget_bytes,
-        threads=request.options.num_threads,
+        threads=threads,
         rounds=rounds,
+        machine=meter.load(threads),
         stock=stock_side,
         flexnn=flexnn_side,
         latency_ratio=flexnn_side.latency_ms_median / stock_side.latency_ms_median,
-        peak_exact=bool(stock_open["exact"] and flexnn_open["exact"]),
+        peak_exact=bool(stock.opened["exact"] and flexnn.opened["exact"]),
         max_abs_diff=max((absolute for absolute, _ in differences), default=0.0),
         max_rel_diff=max((relative for _, relative in differences), default=0.0),
         top1_equal=all(_same_top1(stock_outputs[blob], flexnn_outputs[blob]) for blob in plan.outputs),
     )
 
 
-def _rounds(
-    stock: Worker, flexnn: Worker, rounds: int, progress: Progress | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What each worker reports of a warm-up and `rounds` runs."""
-    reports: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for done in range(rounds + 1):
-        if progress is not None:
-            progress("comparing", done, rounds + 1)
-        for worker, found in zip((stock, flexnn), reports, strict=True):
-            found.append(worker.ask("run"))
-    if progress is not None:
-        progress("comparing", rounds + 1, rounds + 1)
-    return reports
-
-
-def _summary(opened: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    seconds = [run["seconds"] for run in runs[1:]]
+def _summary(entrant: Entrant) -> dict[str, Any]:
     return {
-        "latency_ms_median": median(seconds) * 1e3,
-        "latency_ms_min": min(seconds) * 1e3,
-        "load_ms": opened["load_seconds"] * 1e3,
-        "peak_bytes": max(run["peak_bytes"] for run in runs),
+        "latency_ms_median": median(entrant.seconds) * 1e3,
+        "latency_ms_min": min(entrant.seconds) * 1e3,
+        "load_ms": entrant.opened["load_seconds"] * 1e3,
+        "peak_bytes": entrant.peak_bytes,
     }
-
-
-def _outputs(worker: Worker, blobs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    with tempfile.TemporaryDirectory(prefix="flexnn-") as folder:
-        paths = {blob: str(Path(folder) / f"{i}.npy") for i, blob in enumerate(blobs)}
-        worker.ask("save", outputs=paths)
-        return {blob: np.load(path) for blob, path in paths.items()}
 
 
 def _difference(stock: npt.NDArray[Any], ours: npt.NDArray[Any]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 from flexnn_ncnn.reporters.escape import printable
+from flexnn_ncnn.reporters.machine import write_machine_load
 from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_bytes
 
@@ -45,6 +46,7 @@ def write_comparison(found: Comparison, source: str, stream: TextIO) -> None:
     stream.write(f"\nbudget   {format_bytes(found.budget_bytes)}, {kept}\n")
     difference = f"{found.max_abs_diff:.3g}, {found.max_rel_diff:.3g} of the largest magnitude"
     stream.write(f"outputs  differ by at most {difference}; top-1 {same}\n")
+    write_machine_load(found.machine, stream)
 
 
 def _milliseconds(name: str, stock: float, flexnn: float) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from flexnn_ncnn.cli.main import main
 from flexnn_ncnn.comparison import Comparison, Measured, MeasuredFlexnn
 from flexnn_ncnn.errors import BudgetExceededError, MismatchError
 from flexnn_ncnn.formats import read_plan, write_plan
+from flexnn_ncnn.machine_load import MachineLoad
 from tests.integration import tiny_models
 from tests.integration.cli import flexnn
 
@@ -23,6 +24,7 @@ GOOD = Comparison(
     budget_bytes=1000,
     threads=1,
     rounds=3,
+    machine=MachineLoad(0.1, 0.0, 2, False),
     stock=Measured(2.0, 1.0, 5.0, 5000),
     flexnn=MeasuredFlexnn(3.0, 2.0, 4.0, 900, 10, 20, 950),
     latency_ratio=1.5,
@@ -58,6 +60,7 @@ def test_json_has_the_documented_fields(tmp_path: Path) -> None:
     assert 0 <= found["max_abs_diff"] < 1e-5
     assert 0 <= found["max_rel_diff"] < 1e-5
     assert found["top1_equal"] is True
+    assert found["machine"].keys() == {"load_average", "others_running", "cpus", "busy"}
 
 
 def test_a_plan_that_holds_more_than_its_budget_is_found_out(tmp_path: Path) -> None:
