@@ -20,6 +20,7 @@ __all__ = [
     "PlanError",
     "ProfileError",
     "SizeError",
+    "TransferError",
     "UsageError",
 ]
 
@@ -40,6 +41,10 @@ class ProfileError(FlexnnError):
 
 class PlanError(FlexnnError):
     """A plan that breaks a rule of its own or does not belong to the model it is run on."""
+
+
+class TransferError(FlexnnError):
+    """Files that did not get to a device or back: no connection, no room, or damage on the way."""
 
 
 class BundleError(FlexnnError):
