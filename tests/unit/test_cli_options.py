@@ -69,7 +69,7 @@ def test_wrong_values_are_usage_errors(args: list[str], complaint: str) -> None:
 def test_the_bin_lies_beside_the_param_unless_named() -> None:
     assert resolve_model("a/m.param") == (Path("a/m.param"), Path("a/m.bin"), None, None)
     assert resolve_model("a/graph").bin_path == Path("a/graph.bin")
-    assert resolve_model("m.param", Path("w/x.bin")) == (Path("m.param"), Path("w/x.bin"), None)
+    assert resolve_model("m.param", Path("w/x.bin")) == (Path("m.param"), Path("w/x.bin"), None, None)
 
 
 def test_a_zoo_model_is_found_where_it_is_built(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
