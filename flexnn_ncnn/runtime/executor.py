@@ -323,12 +323,12 @@ class Executor:
 
     def _constant(self, step: Step) -> Action:
         (part,), (output,) = step.parts, step.outputs
-        blob, streaming = self._blobs[output], self._streaming
-        load = streaming.add_arrays(part)
+        blob = self._blobs[output]
 
         def constant(mats: Mats) -> None:
-            native.fill_blob(blob.mat, streaming.acquire(load).arrays[0][0])
-            streaming.release(load)
+            begin = time.perf_counter()
+            native.fill_blob(blob.mat, self._source.load(part.pieces)[0])
+            self.trace.loaded(part.pieces[0].stored_bytes, time.perf_counter() - begin)
             mats[output] = blob.mat
 
         return constant

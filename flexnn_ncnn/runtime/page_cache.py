@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 __all__ = ["Range", "ReadAhead", "drop"]
 
-_SPAN_BYTES = 4 * 1024 * 1024  # looked at as a whole: it is cached, or it is read
+_SPAN_BYTES = 2 * 1024 * 1024  # looked at as a whole: it is cached, or it is read
 _LONGEST_READ_BYTES = 8 * 1024 * 1024  # in one call, as the thread need not have Python's interpreter lock meanwhile
 _SCRATCH_BYTES = 64 * 1024
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -85,7 +85,9 @@ class ReadAhead:
         self._look_up_to(end_bytes + self._window_bytes, begin + len(self._spans) + first)
         if self._unread:
             with self._changed:
+                self._urgent = True
                 self._changed.wait_for(lambda: not self._unread or self._unread[0][0] >= begin + after)
+                self._urgent = False
 
     def close(self) -> None:
         """Read no more; closing twice is fine."""
@@ -99,7 +101,7 @@ class ReadAhead:
     def _start(self) -> None:
         self._changed = threading.Condition()
         self._unread: deque[tuple[int, Range]] = deque()  # numbered spans, until they are read
-        self._closed = False
+        self._closed = self._urgent = False
         self._thread = None
 
     def _look_up_to(self, limit_bytes: int, limit_spans: int) -> None:
@@ -143,7 +145,9 @@ class ReadAhead:
                 self._changed.notify_all()
 
     def _first_unread(self) -> tuple[int, Range]:
-        """How many of the next spans can be read in one call, and what they are as a whole."""
+        """How many of the next spans to read in one call, and what they are as a whole; one if somebody waits for it."""
+        if self._urgent:
+            return 1, self._unread[0][1]
         count, whole = 0, self._unread[0][1]
         for _, span in self._unread:
             if count and not (whole.reaches(span) and span.end - whole.begin <= self._longest_bytes):

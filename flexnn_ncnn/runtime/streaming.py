@@ -21,18 +21,22 @@ Arrays = list[npt.NDArray[Any]]
 
 
 class LoadedParts:
-    """What one load makes: layers, or the arrays themselves."""
+    """Layers that are loaded together.
 
-    __slots__ = ("arrays", "layers")
+    Attributes:
+        layers: in the order of the plan.
+    """
 
-    def __init__(self, layers: Sequence[native.LoadedLayer], arrays: Sequence[Arrays] = ()) -> None:
-        self.layers, self.arrays = layers, arrays
+    __slots__ = ("layers",)
+
+    def __init__(self, layers: Sequence[native.LoadedLayer]) -> None:
+        self.layers = layers
 
     def close(self) -> None:
         """Free the layers."""
         for layer in self.layers:
             layer.close()
-        self.layers, self.arrays = (), ()
+        self.layers = ()
 
 
 class Streaming:
@@ -49,6 +53,7 @@ class Streaming:
         self._plan, self._source, self._trace, self._threaded = plan, source, trace, threaded
         self._loads: list[Load[LoadedParts]] = []
         self._sizes: list[int] = []
+        self._one_at_a_time = True
         self._stream: Stream | None = None
         self._loader: Loader[LoadedParts] | None = None
 
@@ -65,7 +70,7 @@ class Streaming:
             parts: their parts of the plan.
             makers: make each layer from its arrays.
             keeps_raw: whether any of them reads the arrays once it is loaded.
-            before: called before they are loaded.
+            before: called before they are loaded, where nothing else is loaded then.
 
         Returns:
             The load's number.
@@ -73,16 +78,16 @@ class Streaming:
         own_small = not keeps_raw and self._plan.page_cache == "direct"
 
         def build(arrays: list[Arrays]) -> LoadedParts:
-            before()
+            if self._one_at_a_time:
+                before()
             if own_small:
                 arrays = [[_kept(array) for array in layer] for layer in arrays]
             return LoadedParts([make(layer) for make, layer in zip(makers, arrays, strict=True)])
 
-        return self._add(parts, build, keeps_raw)
-
-    def add_arrays(self, part: Part) -> int:
-        """Note weights that are wanted as they are; returns the load's number."""
-        return self._add((part,), lambda arrays: LoadedParts((), list(arrays)), keeps_raw=True)
+        pieces = tuple(part.pieces for part in parts)
+        self._loads.append(Load(pieces, build, keeps_raw, parts[0].ahead))
+        self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
+        return len(self._loads) - 1
 
     def start(self, cached_bytes: int | None = None) -> None:
         """All are noted: begin to read ahead.
@@ -90,6 +95,7 @@ class Streaming:
         Args:
             cached_bytes: see `flexnn_ncnn.runtime.streams.open_stream`.
         """
+        self._one_at_a_time = not self._threaded or all(load.ahead == 1 for load in self._loads)
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
         self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, cached_bytes)
@@ -127,14 +133,6 @@ class Streaming:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-    def _add(self, parts: Sequence[Part], build: Callable[[list[Arrays]], LoadedParts], keeps_raw: bool) -> int:
-        pieces = tuple(part.pieces for part in parts)
-        # a chain is loaded as a whole, when there is room for all of it
-        ahead = min(part.ahead for part in parts)
-        self._loads.append(Load(pieces, build, keeps_raw, ahead))
-        self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
-        return len(self._loads) - 1
 
 
 def _kept(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
