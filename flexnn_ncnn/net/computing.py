@@ -214,5 +214,6 @@ class Computing:
         return Task(reads, outputs, reads)
 
 
-def _hand_out(mat: native.Mat, bf16: bool) -> Computed:
-    return Computed(native.extracted(mat, bf16), native.layout_of(mat))
+def _hand_out(mat: native.Mat, bf16: bool, forget: native.Forget | None) -> Computed:
+    layout = native.layout_of(mat)
+    return Computed(native.extracted(mat, bf16, forget), layout)

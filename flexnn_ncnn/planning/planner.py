@@ -16,7 +16,16 @@ from flexnn_ncnn.planning.residency import Candidates, Row, Selection, select, s
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
-__all__ = ["UNLOADED_MODES", "Schedule", "Workload", "schedule", "smallest_budget", "stock_forecast", "workload"]
+__all__ = [
+    "UNLOADED_MODES",
+    "Schedule",
+    "Workload",
+    "schedule",
+    "schedule_of",
+    "smallest_budget",
+    "stock_forecast",
+    "workload",
+]
 
 
 # (how many of the largest loads may be in memory at once, how much of a load's time counts)
@@ -24,6 +33,8 @@ _FIRST_OVERLAP = (2, 0.2)
 _OVERLAPS = ((2, 1.0), (2, 0.5), (2, 0.05), (3, 0.2), (1, 1.0))
 
 
+# of an output that is copied while the arena gives its pages back (runtime/native/mats.py), and what lies between pages
+_COPIED_AT_ONCE_BYTES = 3 * 1024 * 1024
 # weights of such layers are read where they are needed: rows of an embedding, a constant
 UNLOADED_MODES = ("gather", "constant")
 
@@ -210,13 +221,15 @@ def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:
 
 
 def _result_bytes(profile: ModelProfile) -> int:
-    """The outputs as the caller gets them, in memory of their own."""
+    """What the caller gets, in memory of its own; of one large output no more than is copied at once is held twice."""
     layouts = {
         blob: layout
         for layer in profile.layers
         for blob, layout in zip(layer.outputs, layer.output_layouts, strict=True)
     }
-    return sum(layouts[blob].size_bytes for blob in profile.outputs)
+    size = sum(layouts[blob].size_bytes for blob in profile.outputs)
+    alone = len(profile.outputs) == 1 and layouts[profile.outputs[0]].lane_bytes == 4
+    return min(size, _COPIED_AT_ONCE_BYTES) if alone else size
 
 
 def _widest_step(work: Workload) -> int:
@@ -231,7 +244,32 @@ def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Sel
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
-    heap_bytes, raw_bytes = depth * selection.heap_bytes, depth * selection.raw_bytes
+    return schedule_of(work, chosen, budget_bytes, base_bytes, depth)
+
+
+def schedule_of(
+    work: Workload, chosen: Sequence[Choice | None], budget_bytes: int, base_bytes: int, depth: int = 1
+) -> Schedule:
+    """What choices come to, made by whomever.
+
+    Args:
+        work: from `workload`, or one of its chained ones.
+        chosen: a choice per layer, None where no layer runs.
+        budget_bytes: what is noted as the budget; nothing is done to keep it.
+        base_bytes: code pages and Python objects.
+        depth: how many of the largest loads may be in memory at once, where loads run beside computing.
+    """
+    made = [choice for choice in chosen if choice is not None]
+    offsets = tuple(
+        _scratch_offset(gaps, choice.scratch_bytes if choice else 0)
+        for gaps, choice in zip(work.gaps, chosen, strict=True)
+    )
+    tops = [offset + choice.scratch_bytes for offset, choice in zip(offsets, chosen, strict=True) if choice]
+    arena_bytes = max([work.blob_bytes, *tops])
+    kept_bytes = sum(choice.kept_bytes for choice in made)
+    heap_bytes = depth * max((choice.heap_bytes for choice in made), default=0)
+    least_raw_bytes = int(work.candidates.floor.raw_bytes)
+    raw_bytes = depth * max([least_raw_bytes, *(choice.raw_bytes for choice in made)])
     turns = [
         turn
         for layer, choice in zip(work.profile.layers, chosen, strict=True)
@@ -244,14 +282,11 @@ def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Sel
         workload=work,
         budget_bytes=budget_bytes,
         chosen=tuple(chosen),
-        scratch_offsets=tuple(
-            _scratch_offset(gaps, choice.scratch_bytes if choice else 0)
-            for gaps, choice in zip(work.gaps, chosen, strict=True)
-        ),
-        arena_bytes=selection.arena_bytes,
-        predicted_peak_bytes=base_bytes + selection.arena_bytes + selection.kept_bytes + heap_bytes + raw_bytes,
+        scratch_offsets=offsets,
+        arena_bytes=arena_bytes,
+        predicted_peak_bytes=base_bytes + arena_bytes + kept_bytes + heap_bytes + raw_bytes,
         predicted_seconds=inference_seconds(turns, ahead),
-        kept_bytes=selection.kept_bytes,
+        kept_bytes=kept_bytes,
         heap_bytes=heap_bytes,
         raw_bytes=raw_bytes,
     )

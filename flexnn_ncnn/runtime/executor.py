@@ -16,7 +16,7 @@ from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
-from flexnn_ncnn.runtime.pages import anonymous_pages
+from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
 from flexnn_ncnn.runtime.slabs import forward_chain
 from flexnn_ncnn.runtime.step_actions import (
@@ -115,9 +115,15 @@ class Executor:
         except BaseException:
             self._streaming.abort()
             raise
-        results = {blob: hand_out(mats[blob], self.plan.options.bf16) for blob in self.plan.outputs}
+        forget = self._forget if len(self.plan.outputs) == 1 else None  # several may be one memory
+        results = {blob: hand_out(mats[blob], self.plan.options.bf16, forget) for blob in self.plan.outputs}
         self.trace.seconds = time.perf_counter() - begin
         return results
+
+    def _forget(self, begin_address: int, end_address: int) -> None:
+        """Give back pages of a large output as the caller gets its copy, or both would be held."""
+        begin = begin_address - int(self._arena.ctypes.data)
+        release_pages(self._arena, begin, begin + end_address - begin_address)
 
     def hand_over(self) -> ResidentLayers:
         """Close everything but the layers that are kept between inferences: those are the caller's now."""

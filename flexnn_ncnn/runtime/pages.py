@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["anonymous_pages"]
+__all__ = ["anonymous_pages", "release_pages"]
 
+SMALLEST_RELEASE_BYTES = 1024 * 1024
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 
@@ -31,6 +32,26 @@ def anonymous_pages(size_bytes: int) -> npt.NDArray[np.uint8]:
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE, begin, size_bytes // huge * huge)
     return whole[begin : begin + size_bytes]
+
+
+def release_pages(memory: npt.NDArray[np.uint8], begin_bytes: int, end_bytes: int) -> None:
+    """Give the pages that lie whole within a range back to the system; they read as zeros afterwards.
+
+    Args:
+        memory: from `anonymous_pages`.
+        begin_bytes, end_bytes: the range; what lies outside `memory` is left alone, and so is a range of less than
+            `SMALLEST_RELEASE_BYTES`, not worth faulting its pages in again.
+    """
+    if end_bytes - begin_bytes < SMALLEST_RELEASE_BYTES or begin_bytes < 0 or end_bytes > memory.nbytes:
+        return
+    pages = memory.base
+    while not isinstance(pages, mmap.mmap):
+        pages = pages.obj if isinstance(pages, memoryview) else pages.base  # type: ignore[union-attr]
+    shift = int(memory.ctypes.data) - int(np.frombuffer(pages, np.uint8).ctypes.data)
+    begin = -(-(begin_bytes + shift) // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (end_bytes + shift) // mmap.PAGESIZE * mmap.PAGESIZE
+    if begin < end and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 @cache

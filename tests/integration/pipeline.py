@@ -19,7 +19,7 @@ from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan, Step
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, workload
+from flexnn_ncnn.planning.planner import Workload, schedule, schedule_of, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.profiler import ProfileLimits, profile_model
@@ -65,16 +65,7 @@ class Prepared:
 
     def plan_of(self, chosen: Sequence[Choice | None], level: int = 0) -> Plan:
         """A plan with a choice of the test's own for every layer."""
-        made = [choice for choice in chosen if choice is not None]
-        decided = Schedule(
-            workload=self.levels[level],
-            budget_bytes=AMPLE_BYTES,
-            chosen=tuple(chosen),
-            predicted_peak_bytes=AMPLE_BYTES,
-            predicted_seconds=sum(choice.seconds for choice in made),
-            kept_bytes=sum(choice.kept_bytes for choice in made),
-            heap_bytes=max((choice.heap_bytes for choice in made), default=0),
-        )
+        decided = schedule_of(self.levels[level], chosen, AMPLE_BYTES, 0)
         return self._valid(assemble_plan(self.opened, decided))
 
     def _valid(self, plan: Plan) -> Plan:

@@ -44,6 +44,7 @@ from flexnn_ncnn.runtime.native.layers import (
     wanted_layout,
 )
 from flexnn_ncnn.runtime.native.mats import (
+    Forget,
     HandOut,
     Mat,
     NcnnError,
@@ -72,6 +73,7 @@ __all__ = [
     "LANES",
     "RAW_KEPT_BELOW_BYTES",
     "SCRATCH_ALIGNMENT_BYTES",
+    "Forget",
     "HandOut",
     "LoadedLayer",
     "Mat",

@@ -13,7 +13,17 @@ from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import SWITCHES, RunOptions
 from flexnn_ncnn.runtime import heap
-from flexnn_ncnn.runtime.native.mats import Mat, NcnnError, Option, array_view, convert, layout_of, mat_to_array
+from flexnn_ncnn.runtime.native.mats import (
+    Forget,
+    Mat,
+    NcnnError,
+    Option,
+    array_view,
+    convert,
+    copy_out,
+    layout_of,
+    mat_to_array,
+)
 
 __all__ = [
     "array_of",
@@ -108,12 +118,20 @@ def array_of(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
     return array_view(mat).reshape(layout.numpy_shape)
 
 
-def extracted(mat: Mat, bf16: bool = False) -> Mat:
-    """A blob as `Extractor.extract` gives it: a Mat of its own, unpacked, 16- and 8-bit values widened to float32."""
+def extracted(mat: Mat, bf16: bool = False, forget: Forget | None = None) -> Mat:
+    """A blob as `Extractor.extract` gives it: a Mat of its own, unpacked, 16- and 8-bit values widened to float32.
+
+    Args:
+        mat: the blob.
+        bf16: whether 16-bit values are bfloat16.
+        forget: called with each part of the blob that was copied.
+    """
     layout = layout_of(mat).with_elempack(1).with_lane_bytes(4)
     target = _new_mat(layout)
     if mat.elemsize == mat.elempack:  # int8
         np.copyto(array_view(target).reshape(layout.numpy_shape), mat_to_array(mat))
+    elif forget is not None and mat.elemsize == 4 * mat.elempack:
+        copy_out(mat, array_view(target).reshape(layout.numpy_shape), forget)
     else:
         convert(mat, target, _option(bf16))
     return target

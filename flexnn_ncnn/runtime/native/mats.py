@@ -15,6 +15,7 @@ from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
 from param_tools.errors import FlexnnError
 
 __all__ = [
+    "Forget",
     "HandOut",
     "Mat",
     "NcnnError",
@@ -25,6 +26,7 @@ __all__ = [
     "convert",
     "copy_blob",
     "copy_of",
+    "copy_out",
     "data_address",
     "empty_mat",
     "fill_blob",
@@ -40,11 +42,15 @@ __all__ = [
 
 Mat = Any  # an ncnn.Mat
 Option = Any  # an ncnn.Option
-HandOut = Callable[[Mat, bool], Any]
+# told which addresses of a blob are not needed any more, from and to
+Forget = Callable[[int, int], None]
+HandOut = Callable[[Mat, bool, Forget | None], Any]
 """Makes of an output, and of whether its 16-bit lanes are bfloat16, what the caller gets; `mat_to_array` is one."""
 Allocator = Any  # an ncnn.Allocator
 
 _OWN_PAGES_FROM_BYTES = 64 * 1024
+# a huge page: parts of one cannot be given back
+COPIED_AT_ONCE_BYTES = 2 * 1024 * 1024
 # Left to its default, ncnn starts a thread per core for a copy of a few kilobytes.
 _SERIAL = ncnn.Option()
 _SERIAL.num_threads = 1
@@ -103,22 +109,42 @@ def mat_from_array(array: npt.NDArray[Any]) -> Mat:
     return mat if mat.dims < 3 or mat.cstep == layout_of(mat).cstep else mat.clone()
 
 
-def mat_to_array(mat: Mat, bf16: bool = False) -> npt.NDArray[Any]:
+def mat_to_array(mat: Mat, bf16: bool = False, forget: Forget | None = None) -> npt.NDArray[Any]:
     """A copy of a Mat's values as an unpacked numpy array (c, d, h, w without unused dimensions).
 
     Args:
         mat: any layout; 16-bit lanes are widened to float32.
         bf16: whether 16-bit lanes are bfloat16, not half precision.
+        forget: called with each part of the blob that was copied.
     """
     if mat.elemsize // mat.elempack == 2:
         widen = ncnn.cast_bfloat16_to_float32 if bf16 else ncnn.cast_float16_to_float32
         mat = widen(mat, opt=_SERIAL)
+        forget = None
+    *extents, pack = array_view(mat).shape
+    result = _caller_memory((extents[0] * pack, *extents[1:]), array_view(mat).dtype)
+    copy_out(mat, result, forget)
+    return result
+
+
+def copy_out(mat: Mat, target: npt.NDArray[Any], forget: Forget | None = None) -> None:
+    """Copy a blob's values, unpacked, a few megabytes at a time where somebody wants to know what is done.
+
+    Args:
+        mat: any layout.
+        target: of the same type; its shape is the blob's without unused dimensions.
+        forget: called with each part of the blob that was copied.
+    """
     lanes = array_view(mat)
-    *extents, pack = lanes.shape
-    result = _caller_memory((extents[0], pack, *extents[1:]), lanes.dtype)
-    np.copyto(result, np.moveaxis(lanes, -1, 1))
-    unpacked: npt.NDArray[Any] = result.reshape(extents[0] * pack, *extents[1:])
-    return unpacked
+    extent, *_, pack = lanes.shape
+    unpacked = target.reshape(extent, pack, *lanes.shape[1:-1])
+    stride, address = lanes.strides[0], int(lanes.ctypes.data)
+    rows = extent if forget is None else max(1, COPIED_AT_ONCE_BYTES // max(1, stride))
+    for begin in range(0, extent, rows):
+        end = min(begin + rows, extent)
+        np.copyto(unpacked[begin:end], np.moveaxis(lanes[begin:end], -1, 1))
+        if forget is not None:
+            forget(address + begin * stride, address + end * stride)
 
 
 def _caller_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

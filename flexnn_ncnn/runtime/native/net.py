@@ -18,13 +18,18 @@ __all__ = ["StockNet"]
 class StockNet:
     """The unmodified ncnn.Net, for comparison and for budgets that hold everything.
 
+    Args:
+        param_path, bin_path: the model.
+        options: how to compute.
+        kernel: a name in `flexnn_ncnn.options.KERNELS` for all layers.
+
     Raises:
         NcnnError: ncnn cannot load the files.
     """
 
-    def __init__(self, param_path: str, bin_path: str, options: RunOptions) -> None:
+    def __init__(self, param_path: str, bin_path: str, options: RunOptions, kernel: str = "default") -> None:
         self._net = ncnn.Net()
-        self._net.opt = make_option(options)
+        self._net.opt = make_option(options, kernel)
         self._bf16 = options.bf16
         for call, path in ((self._net.load_param, param_path), (self._net.load_model, bin_path)):
             if call(path) != 0:
@@ -49,7 +54,7 @@ class StockNet:
                 code, mat = extractor.extract(name, type=1)  # as it lies: any other type copies it twice
                 if code != 0:
                     raise NcnnError(f"stock ncnn cannot extract blob {name!r}: it returned {code}")
-                found[name] = hand_out(mat, self._bf16)
+                found[name] = hand_out(mat, self._bf16, None)
             return found
 
     def close(self) -> None:
