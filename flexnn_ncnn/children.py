@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import FlexnnError
-from flexnn_ncnn.runtime.cpu import born_on_one_cpu
+from flexnn_ncnn.runtime.cpu import CPUS_VARIABLE, born_on_one_cpu, usable_cpus
 from flexnn_ncnn.runtime.serving import restore_error
 
 __all__ = ["Worker", "WorkerError", "saved_arrays"]
@@ -49,12 +49,14 @@ class Worker:
         padding_bytes: int = 0,
     ) -> None:
         self._task = task
+        environment = dict(os.environ, PYTHONPATH=_python_path(), FLEXNN_PADDING="x" * padding_bytes)
+        environment.setdefault(CPUS_VARIABLE, usable_cpus())
         with born_on_one_cpu(threads == 1):
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=dict(os.environ, PYTHONPATH=_python_path(), FLEXNN_PADDING="x" * padding_bytes),
+                env=environment,
                 text=True,
                 start_new_session=True,  # Ctrl-C is for us; we end the child ourselves
             )

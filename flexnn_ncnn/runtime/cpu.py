@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-__all__ = ["born_on_one_cpu", "stay_on_one_cpu"]
+__all__ = ["CPUS_VARIABLE", "born_on_one_cpu", "load_elsewhere", "stay_on_one_cpu", "usable_cpus"]
+
+# CPUs that a process kept on one of them may use for loading, as "0,1,3"
+CPUS_VARIABLE = "FLEXNN_CPUS"
+
+
+def usable_cpus() -> str:
+    """The CPUs this process may use, as `CPUS_VARIABLE` has them; "" where the system does not say."""
+    return ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else ""
+
+
+def load_elsewhere() -> None:
+    """Let the calling thread run on the CPUs in `CPUS_VARIABLE` that the process itself is not kept on, if any."""
+    named = {int(word) for word in os.environ.get(CPUS_VARIABLE, "").split(",") if word.isdigit()}
+    if not named or not hasattr(os, "sched_setaffinity"):
+        return
+    others = named - os.sched_getaffinity(os.getpid())
+    with suppress(OSError):  # a CPU that is not there, or not ours any more
+        os.sched_setaffinity(0, others or named)
 
 
 def stay_on_one_cpu() -> None:

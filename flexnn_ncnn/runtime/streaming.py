@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.plan import Part, Plan
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.cpu import load_elsewhere
 from flexnn_ncnn.runtime.loader import Load, Loader, SerialLoader, ThreadedLoader
 from flexnn_ncnn.runtime.streams import Stream, open_stream
 from flexnn_ncnn.runtime.trace import Trace
@@ -99,8 +100,10 @@ class Streaming:
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
         self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, cached_bytes)
-        loader = ThreadedLoader if self._threaded else SerialLoader
-        self._loader = loader(self._loads, self._stream)
+        if self._threaded:
+            self._loader = ThreadedLoader(self._loads, self._stream, load_elsewhere)
+        else:
+            self._loader = SerialLoader(self._loads, self._stream)
 
     def acquire(self, load: int) -> LoadedParts:
         """Have a load ready; they are acquired in their order.
