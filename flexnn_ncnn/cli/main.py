@@ -30,12 +30,17 @@ SUBCOMMANDS = {
     ),
     "plan": Subcommand("flexnn_ncnn.cli.schedule:plan", "The same as 'flexnn schedule'."),
     "compare": Subcommand("flexnn_ncnn.cli.compare:compare", "Compare with stock ncnn: time, memory, and the answer."),
+    "bench": Subcommand("flexnn_ncnn.cli.bench:bench", "Time ways to run a model against each other."),
     "slice": Subcommand("flexnn_ncnn.cli.slice:command", "Cut layers with many weights into slices."),
     "convert": Subcommand("flexnn_ncnn.cli.convert:command", "Store a model's weights as fp16, or as fp32 again."),
-    "bundle": Subcommand("flexnn_ncnn.cli.bundle:command", "Write everything a device needs to run a model within a budget."),
+    "bundle": Subcommand(
+        "flexnn_ncnn.cli.bundle:command", "Write everything a device needs to run a model within a budget."
+    ),
     "deploy": Subcommand("flexnn_ncnn.cli.deploy:command", "Bring a bundle to a device over ssh or adb."),
     "fetch": Subcommand("flexnn_ncnn.cli.fetch:command", "Bring a file or a folder from a device over ssh or adb."),
-    "doctor": Subcommand("flexnn_ncnn.cli.doctor:command", "Show what this device can do, and what to install where it cannot."),
+    "doctor": Subcommand(
+        "flexnn_ncnn.cli.doctor:command", "Show what this device can do, and what to install where it cannot."
+    ),
     "fingerprint": Subcommand(
         "flexnn_ncnn.cli.fingerprint:command", "Show what profiles and plans of this machine belong to."
     ),

@@ -10,7 +10,7 @@ import numpy as np
 from flexnn_ncnn.layout import align_up, part_view
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
-__all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_peak", "undominated"]
+__all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_peak", "undominated", "whole_layer"]
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
@@ -55,6 +55,14 @@ class Choice:
 def choices(layer: LayerProfile, read_seconds_per_byte: float) -> tuple[Choice, ...]:
     """Every way to run `layer` that is not worse than another in all respects."""
     return undominated(list(dict.fromkeys(_all(layer, read_seconds_per_byte))))
+
+
+def whole_layer(layer: LayerProfile, read_seconds_per_byte: float) -> Choice:
+    """`layer` as stock ncnn computes it, loaded for each inference."""
+    cost = layer.kernels[0]
+    if layer.raw_bytes == 0:
+        return _weightless(layer, cost, 0)
+    return _streamed(layer, cost, layer.units, 0, read_seconds_per_byte)
 
 
 def cut_evenly(units: int, parts: int, granularity: int) -> int:

@@ -93,19 +93,23 @@ class Reserve:
     tiny blocks when it aligns large ones, caches them per thread without joining them to their neighbours, and the
     next larger layer does not fit between them. All other free memory of the heap is plugged, which costs address
     space but no memory: its pages were given back before.
+
+    Args:
+        size_bytes: 0 leaves the heap as it is.
     """
 
     def __init__(self, size_bytes: int) -> None:
+        self._is_wanted = _LIBC is not None and size_bytes > 0
         # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
         self._size_bytes = size_bytes + size_bytes // 4 + _SPARE_BYTES
         self._blocks: list[int] = []
         self._begin = self._end = 0
-        if _LIBC is not None:
+        if self._is_wanted:
             self._build()
 
     def ensure_whole(self) -> None:
         """Mend the hole if small blocks stayed in it; a microsecond where none did."""
-        if _LIBC is None or self._is_whole():
+        if not self._is_wanted or self._is_whole():
             return
         join_tiny_blocks(_CACHED_SIZES)
         if not self._is_whole():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.formats import read_plan
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.runtime.vehicles import open_plan
@@ -36,9 +37,13 @@ class _Worker:
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._outputs: dict[str, npt.NDArray[Any]] = {}
         self._meter: GrowthMeter | None = None
+        self._memory = ExitStack()
 
     def open(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        """Load the inputs and the model: a plan with its .bin, or stock ncnn."""
+        """Load the inputs and the model: a plan with its .bin, or stock ncnn, whose layers may be told a kernel.
+
+        With "return_memory" whatever is freed goes back to the system at once, as it does without a plan for it.
+        """
         self._meter = GrowthMeter()
         self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
         begin = time.perf_counter()
@@ -51,9 +56,12 @@ class _Worker:
                 "resident_bytes": resident,
             }
         else:
-            net = native.StockNet(request["param"], request["bin"], RunOptions(**request["options"]))
+            options, kernel = RunOptions(**request["options"]), request.get("kernel", "default")
+            net = native.StockNet(request["param"], request["bin"], options, kernel)
             outputs = tuple(request["outputs"])
             self._run = lambda inputs: net.run(inputs, outputs)
+        if request.get("return_memory"):
+            self._memory.enter_context(heap.return_freed_memory())
         seconds = time.perf_counter() - begin
         return {"load_seconds": seconds, "exact": self._meter.exact, "peak_bytes": self._meter.peak_bytes()}
 
