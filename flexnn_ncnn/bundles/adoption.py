@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -14,7 +15,6 @@ from flexnn_ncnn.device import here
 from flexnn_ncnn.errors import FlexnnError, PlanError, ProfileError
 from flexnn_ncnn.formats import read_plan, read_profile, write_plan, write_profile
 from flexnn_ncnn.machine import Machine
-from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.preparation import PlanCache, Request, is_prepared
@@ -29,7 +29,7 @@ def bundle_request(bundle: Bundle, budget_bytes: int | None = None, threads: int
     """What a bundle is to be run with: as its manifest says, where nothing else is asked for."""
     options = bundle.manifest.options
     if threads is not None:
-        options = RunOptions(threads, options.fp16, options.bf16, options.packing)
+        options = replace(options, num_threads=threads)
     return Request(bundle.param_path, bundle.bin_path, budget_bytes or bundle.manifest.budget_bytes, options)
 
 

@@ -32,10 +32,10 @@ from flexnn_ncnn.bundles.targets import Target
 from flexnn_ncnn.device import here
 from flexnn_ncnn.errors import BundleError, InputError
 from flexnn_ncnn.formats import write_profile
+from flexnn_ncnn.input_spec import InputSpec
 from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.preparation import PlanCache, Request, prepare
 from flexnn_ncnn.scheduling import profile_model_files
-from flexnn_ncnn.zoo.entry import InputSpec
 from param_tools.files import atomic_write, open_regular
 
 __all__ = ["BundleReport", "Wanted", "make_bundle"]

@@ -41,7 +41,7 @@ def write_comparison(found: Comparison, source: str, stream: TextIO) -> None:
     )
     kept = "kept" if found.within_budget else "EXCEEDED"
     if not found.peak_exact:
-        kept = "not judged: this system cannot reset a process's peak, so peaks are upper bounds"
+        kept = "not judged: this system does not tell peaks exactly, they are upper bounds"
     same = "same" if found.top1_equal else "DIFFERENT"
     stream.write(f"\nbudget   {format_bytes(found.budget_bytes)}, {kept}\n")
     difference = f"{found.max_abs_diff:.3g}, {found.max_rel_diff:.3g} of the largest magnitude"

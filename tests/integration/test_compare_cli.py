@@ -115,7 +115,7 @@ def test_peaks_that_cannot_be_told_are_said_to_be_bounds(
 ) -> None:
     monkeypatch.setattr(comparison, "compare_models", lambda *args, **kwargs: with_peak(9999, peak_exact=False))
     assert main(["compare", str(tiny_models.classifier(tmp_path)), "--budget", "1kB"]) == 0
-    assert "not judged: this system cannot reset a process's peak" in capsys.readouterr().out
+    assert "not judged: this system does not tell peaks exactly" in capsys.readouterr().out
 
 
 def arrays(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
