@@ -8,7 +8,7 @@ from pathlib import Path
 
 from param_tools.errors import FlexnnError
 
-__all__ = ["cache_dir", "data_dir"]
+__all__ = ["cache_dir", "data_dir", "patches_dir"]
 
 _APPLICATION = "flexnn-ncnn"
 
@@ -42,6 +42,24 @@ def data_dir() -> Path:
             return folder
     raise FlexnnError(
         f"the zoo's manifest.json is in neither {candidates[0]} nor {candidates[1]}", hint="install flexnn-ncnn again"
+    )
+
+
+def patches_dir() -> Path:
+    """The folder with the patches against ncnn.
+
+    `patches/` beside the package in a checkout, `flexnn_ncnn/_patches` once installed.
+
+    Raises:
+        FlexnnError: neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    candidates = (package / "_patches", package.parent / "patches")
+    for folder in candidates:
+        if (folder / "series.json").is_file():
+            return folder
+    raise FlexnnError(
+        f"series.json is in neither {candidates[0]} nor {candidates[1]}", hint="install flexnn-ncnn again"
     )
 
 

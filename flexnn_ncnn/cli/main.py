@@ -31,6 +31,9 @@ SUBCOMMANDS = {
     "plan": Subcommand("flexnn_ncnn.cli.schedule:plan", "The same as 'flexnn schedule'."),
     "compare": Subcommand("flexnn_ncnn.cli.compare:compare", "Compare with stock ncnn: time, memory, and the answer."),
     "bench": Subcommand("flexnn_ncnn.cli.bench:bench", "Time ways to run a model against each other."),
+    "adapt": Subcommand(
+        "flexnn_ncnn.cli.adapt:adapt", "Change the budget while a model computes, and show what that costs."
+    ),
     "slice": Subcommand("flexnn_ncnn.cli.slice:command", "Cut layers with many weights into slices."),
     "convert": Subcommand("flexnn_ncnn.cli.convert:command", "Store a model's weights as fp16, or as fp32 again."),
     "bundle": Subcommand(
@@ -40,6 +43,9 @@ SUBCOMMANDS = {
     "fetch": Subcommand("flexnn_ncnn.cli.fetch:command", "Bring a file or a folder from a device over ssh or adb."),
     "doctor": Subcommand(
         "flexnn_ncnn.cli.doctor:command", "Show what this device can do, and what to install where it cannot."
+    ),
+    "runtime": Subcommand(
+        "flexnn_ncnn.cli.runtime:command", "Show what the ncnn in use can do, and build a patched one."
     ),
     "fingerprint": Subcommand(
         "flexnn_ncnn.cli.fingerprint:command", "Show what profiles and plans of this machine belong to."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import ncnn
 
 from flexnn_ncnn.capabilities import Capabilities
 
-__all__ = ["capabilities"]
+__all__ = ["capabilities", "ncnn_folder", "patch_names"]
 
 
 @cache
@@ -18,7 +19,7 @@ def capabilities() -> Capabilities:
     What adds to the bindings is looked for there. What changes only how ncnn works inside cannot be seen from outside
     without running it: the builds that have it name it in `ncnn.patches`, a list of words with commas between.
     """
-    named = frozenset(str(getattr(ncnn, "patches", "")).split(","))
+    named = frozenset(patch_names())
     return Capabilities(
         releases_gil="release-gil" in named,
         loads_zero_copy=hasattr(ncnn, "DataReaderFromBuffer"),
@@ -27,3 +28,13 @@ def capabilities() -> Capabilities:
         tiles_im2col="tile-im2col" in named,
         feeds_borrowed_mats="borrowed-mats" in named,
     )
+
+
+def patch_names() -> tuple[str, ...]:
+    """The patches that the ncnn in use says it was built with."""
+    return tuple(name for name in str(getattr(ncnn, "patches", "")).split(",") if name)
+
+
+def ncnn_folder() -> Path:
+    """Where the ncnn in use lies."""
+    return Path(str(ncnn.__file__)).resolve().parent
