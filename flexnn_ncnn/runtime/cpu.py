@@ -11,6 +11,8 @@ __all__ = ["CPUS_VARIABLE", "born_on_one_cpu", "load_elsewhere", "stay_on_one_cp
 # CPUs that a process kept on one of them may use for loading, as "0,1,3"
 CPUS_VARIABLE = "FLEXNN_CPUS"
 
+_CAPACITY = "/sys/devices/system/cpu/cpu{}/cpu_capacity"
+
 
 def usable_cpus() -> str:
     """The CPUs this process may use, as `CPUS_VARIABLE` has them; "" where the system does not say."""
@@ -28,13 +30,14 @@ def load_elsewhere() -> None:
 
 
 def stay_on_one_cpu() -> None:
-    """Keep a process that computes on one thread where it is.
+    """Keep a process that computes on one thread on one CPU, a big one where there are big and little ones.
 
     The kernel counts pages for each CPU and adds them up in batches: a process that wanders is said to hold up to a
     megabyte more than it does.
     """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        with suppress(OSError):  # forbidden, as some sandboxes do
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0), key=lambda cpu: (_capacity(cpu), cpu))})
 
 
 @contextmanager
@@ -48,4 +51,14 @@ def born_on_one_cpu(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
+
+
+def _capacity(cpu: int) -> int:
+    """How much a CPU can do beside the others, 0 where the kernel does not tell."""
+    try:
+        with open(_CAPACITY.format(cpu), encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
