@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,12 @@ from flexnn_ncnn.runtime import cpu
 
 
 @pytest.fixture
-def affinity(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
+def affinity(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
     """Eight CPUs that this process may use, and what it asked to be kept on."""
     asked: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: asked.append(set(cpus)), raising=False)
-    yield asked
+    return asked
 
 
 def capacities(folder: Path, monkeypatch: pytest.MonkeyPatch, found: dict[int, str]) -> None:
