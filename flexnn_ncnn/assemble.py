@@ -195,6 +195,10 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
             profile.layers, work.members, decided.chosen, work.blobs.steps, decided.scratch_offsets, strict=True
         )
     )
+    steps = tuple(
+        _transformed(step) if choice is not None and choice.transformed else step
+        for step, choice in zip(steps, decided.chosen, strict=True)
+    )
     if work.capabilities.releases_gil:
         steps = _ahead(steps, decided)
     placements = tuple(
@@ -222,6 +226,11 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         predicted_seconds=decided.predicted_seconds,
         resident_bytes=decided.kept_bytes,
     )
+
+
+def _transformed(step: Step) -> Step:
+    """The step with parts whose first array is to be stored as the kernel wants it."""
+    return replace(step, parts=tuple(replace(part, transformed_count=part.pieces[0].count) for part in step.parts))
 
 
 def _ahead(steps: Sequence[Step], decided: Schedule) -> tuple[Step, ...]:

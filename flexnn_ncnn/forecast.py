@@ -261,7 +261,7 @@ def _layer_forecast(
         nothing = TimeShares(0.0, 0.0, 0.0, 0.0)
         return LayerForecast(layer.index, layer.name, layer.type, names, "", True, 1, 1, 0, 0, 0, 0, nothing)
     costs = [next(cost for cost in member.kernels if cost.kernel == choice.kernel) for member in members]
-    streamed_bytes = 0 if choice.resident else layer.raw_bytes
+    streamed_bytes = 0 if choice.resident else choice.read_bytes
     return LayerForecast(
         index=layer.index,
         name=layer.name,
@@ -292,6 +292,7 @@ def _times(
 ) -> TimeShares:
     """The time of a choice taken apart; what no part explains is the price of the calls."""
     pairs = list(zip(members, costs, strict=True))
-    transform = 0.0 if choice.resident else sum(cost.load_seconds.at(member.units) for member, cost in pairs)
+    made = sum(cost.load_seconds.at(member.units) for member, cost in pairs)
+    transform = 0.0 if choice.resident or choice.transformed else made
     compute = sum(cost.compute_seconds.at(member.units) for member, cost in pairs)
     return TimeShares(read_seconds, transform, compute, max(0.0, choice.seconds - read_seconds - transform - compute))

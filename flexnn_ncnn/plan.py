@@ -7,19 +7,35 @@ from dataclasses import dataclass
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "MODES", "Part", "Placement", "Plan", "Slab", "Stage", "Step", "WeightPiece"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MODES",
+    "TRANSFORMED_OFFSET_BYTES",
+    "Part",
+    "Placement",
+    "Plan",
+    "Slab",
+    "Stage",
+    "Step",
+    "WeightPiece",
+]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
 
+# Pieces from here on are of the file of transformed weights, at what is beyond.
+TRANSFORMED_OFFSET_BYTES = 1 << 46
+
+
 @dataclass(frozen=True, slots=True)
 class WeightPiece:
-    """Bytes of the .bin that make one array a layer asks for.
+    """Bytes of the .bin that make one array a layer asks for, or of the file of transformed weights.
 
     Attributes:
-        offset_bytes: position of the first element, after any tag and table.
+        offset_bytes: position of the first element, after any tag and table; from `TRANSFORMED_OFFSET_BYTES` on, in the
+            other file.
         count: elements.
         encoding: "fp32", "fp16", "bf16", "int8" or "table".
         table_offset_bytes: position of the 256 values of a "table", else -1.
@@ -48,6 +64,8 @@ class Part:
         ahead: of a streamed part, how many loads back the one lies whose release makes room for it: it may be loaded
             from then on. 1 is when the one before is released, which is when it is needed; counted on from one
             inference to the next.
+        transformed_count: elements of the layer's first array, for which its first piece has what the kernel makes of
+            it; 0 where that piece is the array itself.
     """
 
     begin: int
@@ -56,6 +74,7 @@ class Part:
     params: tuple[tuple[int, int | float | tuple[int | float, ...]], ...]
     pieces: tuple[WeightPiece, ...]
     ahead: int = 1
+    transformed_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +226,7 @@ class Plan:
         resident_bytes: weights kept between inferences, as they lie in memory.
         page_cache: how streamed weights are read: "mmap" through the system's page cache, or "direct" past it.
         read_ahead_bytes: how much of the file is asked for before it is needed.
+        transformed_path: the file of transformed weights, or "".
     """
 
     model_id: str
@@ -225,6 +245,7 @@ class Plan:
     resident_bytes: int
     page_cache: str = "mmap"
     read_ahead_bytes: int = 0
+    transformed_path: str = ""
 
     @property
     def streamed_bytes(self) -> int:

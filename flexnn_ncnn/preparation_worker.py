@@ -50,7 +50,7 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         check_fit(model.model, inputs)
         profile = whole or cache.read_profile() or _profile(model, request, inputs, cache, progress)
         part = profile_towards(profile, outputs)
-        trials = Trials(model, workload(part, native.capabilities()), inputs, progress)
+        trials = Trials(model, workload(part, native.capabilities()), inputs, progress, cache.folder)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:

@@ -25,6 +25,7 @@ from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, workload
 from flexnn_ncnn.preparation import PlanCache, Progress, Request
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.transformed import TransformedFile
 from flexnn_ncnn.trials import FIRST_BASE_BYTES
 from param_tools.model_io import open_model
 
@@ -140,7 +141,8 @@ class Scheduler:
         """
         require_fit(self.profile, request)
         with open_model(request.param_path, request.bin_path) as model:
-            write_plan(assemble_plan(model, decided), path)
+            plan = TransformedFile(Path(path).parent).supply(assemble_plan(model, decided), model.bin_path)
+            write_plan(plan, path)
 
 
 def require_fit(profile: ModelProfile, request: Request) -> None:

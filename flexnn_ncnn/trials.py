@@ -17,6 +17,7 @@ from flexnn_ncnn.formats import write_plan
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, stock_forecast
 from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.transformed import TransformedFile
 from param_tools.model_io import NcnnModel
 
 __all__ = ["FIRST_BASE_BYTES", "Trials"]
@@ -42,6 +43,7 @@ class Trials:
         work: the part of planning that no budget changes.
         inputs: what to try plans on.
         progress: called with (what, done, of).
+        folder: of the model's plans, where transformed weights are kept.
 
     Attributes:
         base_bytes: what the last trial showed a run to need beside what is planned; 0 before the first.
@@ -53,8 +55,10 @@ class Trials:
         work: Workload,
         inputs: Mapping[str, npt.NDArray[Any]],
         progress: Callable[[str, int, int], None] | None,
+        folder: Path,
     ) -> None:
         self._model, self._work, self._inputs, self._progress = model, work, inputs, progress
+        self._transformed = TransformedFile(folder)
         self.base_bytes = 0
 
     def plan(self, budget_bytes: int, base_bytes: int) -> Plan:
@@ -80,7 +84,7 @@ class Trials:
                 if best is not None:
                     break
                 decided = self._smallest(budget_bytes, base_bytes)
-            plan = assemble_plan(self._model, decided)
+            plan = self._transformed.supply(assemble_plan(self._model, decided), self._model.bin_path)
             peak_bytes = self._try(plan)
             base_bytes += peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
             self.base_bytes = base_bytes
@@ -113,7 +117,8 @@ class Trials:
             raise BudgetError(
                 budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=error.culprit
             ) from error
-        return replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
+        plan = replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
+        return self._transformed.supply(plan, self._model.bin_path)
 
     def _report(self, done: int) -> None:
         if self._progress:

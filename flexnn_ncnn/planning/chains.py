@@ -155,6 +155,7 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
             heap_bytes=int(kept + max(0.0, loading)),
             raw_bytes=raw,
             load_bytes=0,
+            read_bytes=raw,
         )
 
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flexnn_ncnn.layout import align_up, part_view
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
-__all__ = ["SLAB_SECONDS", "Choice", "choices", "cut_evenly", "part_size", "run_peak", "undominated", "whole_layer"]
+__all__ = [
+    "SLAB_SECONDS",
+    "TRANSFORMED_TYPES",
+    "Choice",
+    "choices",
+    "cut_evenly",
+    "part_size",
+    "run_peak",
+    "undominated",
+    "whole_layer",
+]
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
 # ncnn's widest packing
 _LANES = 16
 _SCRATCH_ALIGNMENT_BYTES = 64
+# layers whose transformed weights ncnn can take from a file (patches/)
+TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm")
+# smaller arrays are read, not mapped, and gain nothing
+_TRANSFORMED_FROM_BYTES = 256 * 1024
+# what is around transformed weights: header and page; heap for bias and layer; time to look them up
+_IMAGE_BYTES, _IMAGE_HEAP_BYTES, _IMAGE_SECONDS = 8 * 1024, 64 * 1024, 15e-6
 # and its share of one slab
 SLAB_SECONDS = 15e-6
 
@@ -37,6 +53,8 @@ class Choice:
         raw_bytes: raw weights mapped at once while streaming.
         scratch_bytes: what it allocates from the arena while it computes.
         load_bytes: what loading needs on top of `kept_bytes` before the first inference.
+        read_bytes: what is read from files in each inference.
+        transformed: what is read is what the kernel makes of the weights, so that nothing is left to be made.
     """
 
     kernel: str
@@ -50,11 +68,22 @@ class Choice:
     raw_bytes: int
     scratch_bytes: int
     load_bytes: int
+    read_bytes: int = 0
+    transformed: bool = False
 
 
-def choices(layer: LayerProfile, read_seconds_per_byte: float) -> tuple[Choice, ...]:
-    """Every way to run `layer` that is not worse than another in all respects."""
-    return undominated(list(dict.fromkeys(_all(layer, read_seconds_per_byte))))
+def choices(layer: LayerProfile, read_seconds_per_byte: float, transformed: bool = False) -> tuple[Choice, ...]:
+    """Every way to run `layer` that is not worse than another in all respects.
+
+    Args:
+        layer: what was measured.
+        read_seconds_per_byte: of weights in the page cache.
+        transformed: whether weights may be stored as kernels want them.
+    """
+    found = list(_all(layer, read_seconds_per_byte))
+    if transformed:
+        found += [kept for one in found if (kept := _transformed(layer, one, read_seconds_per_byte)) is not None]
+    return undominated(list(dict.fromkeys(found)))
 
 
 def whole_layer(layer: LayerProfile, read_seconds_per_byte: float) -> Choice:
@@ -177,6 +206,7 @@ def _streamed(
         raw_bytes=-(-layer.raw_bytes * part_units // layer.units),
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=0,
+        read_bytes=layer.raw_bytes,
     )
 
 
@@ -199,6 +229,27 @@ def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows:
         raw_bytes=0,
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=int(max(0, transient) + raw),
+    )
+
+
+def _transformed(layer: LayerProfile, streamed: Choice, read_seconds_per_byte: float) -> Choice | None:
+    """The same with the weights stored as the kernel wants them, or None where that is nothing else."""
+    cost = next(cost for cost in layer.kernels if cost.kernel == streamed.kernel)
+    if streamed.resident or layer.type not in TRANSFORMED_TYPES or layer.mode != "forward" or cost.reads_raw:
+        return None
+    parts = -(-layer.units // streamed.part_units)
+    part_bytes = int(cost.kept_bytes.at(streamed.part_units)) + _IMAGE_BYTES
+    if part_bytes < _TRANSFORMED_FROM_BYTES:
+        return None
+    load_seconds = parts * (_PART_SECONDS + _IMAGE_SECONDS) + parts * part_bytes * read_seconds_per_byte
+    return replace(
+        streamed,
+        seconds=streamed.seconds - streamed.load_seconds + load_seconds,
+        load_seconds=load_seconds,
+        heap_bytes=int(cost.run_heap_bytes.at(streamed.part_units)) + _IMAGE_HEAP_BYTES,
+        raw_bytes=part_bytes,
+        read_bytes=parts * part_bytes,
+        transformed=True,
     )
 
 

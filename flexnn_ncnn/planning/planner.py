@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from flexnn_ncnn.capabilities import STOCK, Capabilities
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.arena import free_gaps, place
+from flexnn_ncnn.planning.candidates import Candidates, Row
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
-from flexnn_ncnn.planning.residency import Candidates, Row, Selection, select, smallest
+from flexnn_ncnn.planning.residency import Selection, select, smallest
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
@@ -123,9 +124,13 @@ def _workload(level: ChainedProfile, capabilities: Capabilities) -> Workload:
             found.append(chain_choices(members, profile.read_seconds_per_byte))
             continue
         cut = (layer.units, layer.granularity, layer.least_units, layer.blob_axis, layer.output_layouts)
-        key = (layer.mode, layer.raw_bytes, cut, layer.kernels)
+        key = (layer.type, layer.mode, layer.raw_bytes, cut, layer.kernels)
         if key not in known:
-            known[key] = choices(layer, profile.read_seconds_per_byte) if layer.kernels else ()
+            known[key] = (
+                choices(layer, profile.read_seconds_per_byte, capabilities.saves_transformed_weights)
+                if layer.kernels
+                else ()
+            )
         found.append(known[key])
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
     rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]

@@ -13,65 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Floats, Indices, Limits
 
-__all__ = ["Candidates", "Limits", "Row", "Selection", "select", "smallest"]
+__all__ = ["Selection", "select", "smallest"]
 
 _PRICE_STEPS = 14
 # the limits that are moved, in order: which comes first decides which of several resting places is found
 _ARENA_FIRST, _HEAP_FIRST, _RAW_FIRST = (0, 1, 2), (1, 2, 0), (2, 1, 0)
 _KNAPSACK_STEPS = 28
 _PRICE_SPAN = 1e4
-_MOST_LEVELS = 64
 _ROUNDS = 6
 _FILLED = 5
 _HOPES = 4
-_FORBIDDEN_SECONDS = 1e9
 _NEVER_BYTES = 2**62
-
-_Floats = npt.NDArray[np.float64]
-_Indices = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One layer.
-
-    Attributes:
-        choices: the ways to run it.
-        hole_bytes: the largest part of the arena between blobs that is free while it runs.
-        above_bytes: where the last blob ends that exists then: scratch that fits no hole begins there.
-    """
-
-    choices: tuple[Choice, ...]
-    hole_bytes: int = 0
-    above_bytes: int = 0
-
-    def arena_bytes(self, choice: Choice) -> int:
-        """How large the arena must be for a choice."""
-        fits = choice.scratch_bytes <= self.hole_bytes
-        return self.above_bytes + (0 if fits else choice.scratch_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What no layer may exceed, in bytes.
-
-    Attributes:
-        arena_bytes: blobs and scratch.
-        heap_bytes: heap that loading takes.
-        raw_bytes: raw weights mapped at once.
-    """
-
-    arena_bytes: float
-    heap_bytes: float
-    raw_bytes: float
-
-    def total(self, depth: int) -> float:
-        """Memory they stand for when `depth` loads are there at once."""
-        return self.arena_bytes + depth * (self.heap_bytes + self.raw_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,82 +48,6 @@ class Selection:
     arena_bytes: int
     heap_bytes: int
     raw_bytes: int
-
-
-class Candidates:
-    """All choices as padded matrices, one row for all layers that are alike; the same for every budget.
-
-    Args:
-        rows: the layers.
-        arena_bytes: what blobs alone take.
-        result_bytes: what the caller gets, made when no raw weights are mapped any more.
-    """
-
-    def __init__(self, rows: Sequence[Row], arena_bytes: int, result_bytes: int) -> None:
-        self.floor = Limits(float(arena_bytes), 0.0, float(result_bytes))
-        groups: dict[Row, int] = {}
-        self.row_of = np.array([groups.setdefault(row, len(groups)) for row in rows], dtype=np.intp)
-        self.counts = np.bincount(self.row_of, minlength=len(groups)).astype(np.float64)
-        width = max((len(row.choices) for row in groups), default=1)
-        self.exists = np.zeros((len(groups), width), dtype=bool)
-        columns = {
-            name: np.zeros(self.exists.shape)
-            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes")
-        }
-        self.arena = np.zeros(self.exists.shape)
-        for number, row in enumerate(groups):
-            used = slice(0, len(row.choices))
-            self.exists[number, used] = True
-            self.arena[number, used] = [max(arena_bytes, row.arena_bytes(choice)) for choice in row.choices]
-            for name, values in columns.items():
-                values[number, used] = [getattr(choice, name) for choice in row.choices]
-        self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
-        self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
-        self.rows = np.arange(len(self.exists))
-        self.axes = (
-            _Axis(self.arena, self.exists, self.floor.arena_bytes),
-            _Axis(self.heap, self.exists, self.floor.heap_bytes),
-            _Axis(self.raw, self.exists, self.floor.raw_bytes),
-        )
-
-    def fits(self, limits: Limits) -> npt.NDArray[np.bool_]:
-        """The choices inside the limits."""
-        small = (self.arena <= limits.arena_bytes) & (self.heap <= limits.heap_bytes) & (self.raw <= limits.raw_bytes)
-        allowed: npt.NDArray[np.bool_] = self.exists & small
-        return allowed
-
-    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
-        """Those that can be loaded too: resident weights are, when only they and the spare are in use."""
-        return self.fits(limits) & (self.load <= limits.total(depth) + spare_bytes)
-
-    def weighted(self, load_weight: float) -> _Floats:
-        """Times with loads counted as so much of themselves: less where they happen beside computing."""
-        seconds: _Floats = self.seconds - (1.0 - load_weight) * self.load_seconds
-        return seconds
-
-
-class _Axis:
-    """One limit: its levels, and every row's choices in the order in which it lets them in."""
-
-    def __init__(self, needs: _Floats, exists: npt.NDArray[np.bool_], floor: float) -> None:
-        every = np.unique(np.append(needs[exists], floor))
-        every = every[every >= floor]
-        ranks = np.unique(np.linspace(0, len(every) - 1, _MOST_LEVELS).round().astype(int))
-        self.needs, self.levels = needs, every[ranks]
-        self.order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
-        ordered = np.take_along_axis(np.where(exists, needs, np.inf), self.order, axis=1)
-        # per row and level how many choices are let in, less one
-        self.last = np.zeros((len(needs), len(self.levels)), dtype=np.intp)
-        for number, row in enumerate(ordered):
-            self.last[number] = np.searchsorted(row, self.levels, side="right") - 1
-
-    def sums(self, cost: _Floats, counts: _Floats) -> _Floats:
-        """Per level the sum over all layers of the least cost that the level lets in."""
-        least = np.minimum.accumulate(np.take_along_axis(cost, self.order, axis=1), axis=1)
-        at = np.take_along_axis(least, np.maximum(self.last, 0), axis=1)
-        at = np.where(self.last < 0, _FORBIDDEN_SECONDS, at)
-        total: _Floats = counts @ at
-        return total
 
 
 def select(
@@ -211,7 +90,7 @@ def select(
 
 def _neighbour(
     candidates: Candidates,
-    seconds: _Floats,
+    seconds: Floats,
     best: tuple[float, Selection],
     price: float,
     memory: float,
@@ -237,13 +116,13 @@ def _neighbour(
     return None
 
 
-def _allowed_cost(candidates: Candidates, cost: _Floats, limits: Sequence[float], number: int) -> _Floats:
+def _allowed_cost(candidates: Candidates, cost: Floats, limits: Sequence[float], number: int) -> Floats:
     """The cost of choices that keep the limits other than `number`."""
     allowed = candidates.exists.copy()
     for other, axis in enumerate(candidates.axes):
         if other != number:
             allowed &= axis.needs <= limits[other]
-    return np.where(allowed, cost, _FORBIDDEN_SECONDS * 1e9)
+    return np.where(allowed, cost, FORBIDDEN_SECONDS * 1e9)
 
 
 def smallest(candidates: Candidates, depth: int = 1) -> tuple[int, int, bool]:
@@ -273,13 +152,13 @@ def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, fl
         start = Limits(arena.levels[-1], float(level), raw.levels[-1])
         ways = [_descended(candidates, candidates.kept, start, order, 1.0, depth) for order in ((0, 2), (2, 0))]
         limits, value = min(ways, key=lambda way: way[1])
-        if value < least and value < _FORBIDDEN_SECONDS * 1e6:
+        if value < least and value < FORBIDDEN_SECONDS * 1e6:
             best, least = limits, value
     return best, least
 
 
 def _ways(
-    candidates: Candidates, seconds: _Floats, memory: float, depth: int, beat_seconds: float
+    candidates: Candidates, seconds: Floats, memory: float, depth: int, beat_seconds: float
 ) -> tuple[float, list[tuple[float, Limits]]]:
     """The price at which everything fits, and limits worth filling, each with a bound below the time of any selection
     within them.
@@ -313,7 +192,7 @@ def _ways(
 
 
 def _descended(
-    candidates: Candidates, cost: _Floats, limits: Limits, order: Sequence[int], price: float, depth: int
+    candidates: Candidates, cost: Floats, limits: Limits, order: Sequence[int], price: float, depth: int
 ) -> tuple[Limits, float]:
     """Move one limit at a time, in this order, to where layers and limits together cost least, until none moves."""
     weights = (price, price * depth, price * depth)
@@ -334,7 +213,7 @@ def _descended(
 
 
 def _packed(
-    candidates: Candidates, seconds: _Floats, limits: Limits, memory: float, depth: int
+    candidates: Candidates, seconds: Floats, limits: Limits, memory: float, depth: int
 ) -> tuple[float, Selection] | None:
     """The knapsack within limits, again with the limits that it really reaches: what they leave goes to weights."""
     best: tuple[float, Selection] | None = None
@@ -356,20 +235,20 @@ def _packed(
     return best
 
 
-def _priced(candidates: Candidates, seconds: _Floats, memory: float) -> _Indices | None:
+def _priced(candidates: Candidates, seconds: Floats, memory: float) -> Indices | None:
     """Per row the best choice at the lowest price of a byte at which all kept bytes fit `memory`."""
     kept = np.where(np.isfinite(seconds), candidates.kept, np.inf)
     least = kept.min(axis=1)
     if memory < 0 or not np.isfinite(least).all() or least @ candidates.counts > memory:
         return None
 
-    def at(price: float) -> tuple[_Indices, bool]:
-        cheapest: _Indices = (seconds + price * np.where(np.isfinite(kept), kept, 0.0)).argmin(axis=1)
+    def at(price: float) -> tuple[Indices, bool]:
+        cheapest: Indices = (seconds + price * np.where(np.isfinite(kept), kept, 0.0)).argmin(axis=1)
         return cheapest, bool(kept[candidates.rows, cheapest] @ candidates.counts <= memory)
 
     chosen, fits = at(0.0)
     low, high = 1e-15, 1.0
-    best: _Indices = chosen if fits else kept.argmin(axis=1)
+    best: Indices = chosen if fits else kept.argmin(axis=1)
     for _ in range(0 if fits else _KNAPSACK_STEPS):
         middle = (low * high) ** 0.5
         cheapest, fits = at(middle)
@@ -380,11 +259,11 @@ def _priced(candidates: Candidates, seconds: _Floats, memory: float) -> _Indices
     return best
 
 
-def _filled(candidates: Candidates, seconds: _Floats, chosen: _Indices, memory: float) -> _Indices:
+def _filled(candidates: Candidates, seconds: Floats, chosen: Indices, memory: float) -> Indices:
     """Per layer a choice: what the price left over is spent on the exchanges that save most time per byte."""
     kept = np.where(np.isfinite(seconds), candidates.kept, np.inf)
     # layers of a row differ only here: each may take its own step up
-    result: _Indices = chosen[candidates.row_of]
+    result: Indices = chosen[candidates.row_of]
     left = memory - kept[candidates.row_of, result].sum()
     current = chosen.copy()
     waiting = candidates.counts.astype(int)
@@ -409,9 +288,9 @@ def _filled(candidates: Candidates, seconds: _Floats, chosen: _Indices, memory: 
     return result
 
 
-def _selection(candidates: Candidates, columns: _Indices) -> Selection:
-    def take(matrix: _Floats) -> _Floats:
-        taken: _Floats = matrix[candidates.row_of, columns]
+def _selection(candidates: Candidates, columns: Indices) -> Selection:
+    def take(matrix: Floats) -> Floats:
+        taken: Floats = matrix[candidates.row_of, columns]
         return taken
 
     floor = candidates.floor

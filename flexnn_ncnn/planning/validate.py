@@ -14,7 +14,7 @@ from math import isfinite
 from flexnn_ncnn.errors import PlanError
 from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
 from flexnn_ncnn.options import KERNELS
-from flexnn_ncnn.plan import MODES, Part, Placement, Plan, Slab, Step, WeightPiece
+from flexnn_ncnn.plan import MODES, TRANSFORMED_OFFSET_BYTES, Part, Placement, Plan, Slab, Step, WeightPiece
 
 __all__ = ["validate_plan"]
 
@@ -210,6 +210,9 @@ def _check_piece(piece: WeightPiece, name: str, bin_bytes: int | None) -> None:
     _require(table >= 0 if piece.encoding == "table" else table == -1, name, "has a table of weights or none:", table)
     _require(piece.offset_bytes >= 0 and piece.count >= 1, name, "has weights that lie somewhere:", piece)
     end = max(piece.offset_bytes + piece.stored_bytes, table + _TABLE_BYTES if table >= 0 else 0)
+    if piece.offset_bytes >= TRANSFORMED_OFFSET_BYTES:
+        _require(piece.encoding == "int8", name, "has transformed weights as bytes, not", repr(piece.encoding))
+        return
     _require(bin_bytes is None or end <= bin_bytes, name, f"has weights up to byte {end} of a file of {bin_bytes}")
 
 

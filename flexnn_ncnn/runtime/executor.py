@@ -43,7 +43,7 @@ class Executor:
         bin_path: the weights.
         kept: layers that another executor loaded: those the plan wants are taken, the others closed.
         threaded: whether streamed layers are loaded by a thread of their own; by default where ncnn lets it run.
-        cached_bytes: how much of the streamed weights may stay in the page cache; None for no limit.
+        room_bytes: how much page cache there may be for streamed weights; None for no limit.
 
     Raises:
         ModelFormatError: the file cannot be read, or is not the plan's.
@@ -57,18 +57,20 @@ class Executor:
         kept: ResidentLayers | None = None,
         *,
         threaded: bool | None = None,
-        cached_bytes: int | None = None,
+        room_bytes: int | None = None,
     ) -> None:
         self.plan = plan
         self.trace = Trace()
         self._kept = kept or ResidentLayers()
         self._kept.keep_only(resident_keys(plan))
-        self._source = WeightSource(bin_path)
+        self._source = WeightSource(bin_path, plan.transformed_path)
         self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
         self._scratch = native.ScratchAllocator(self._arena)
         # one Option per kernel to load and one to compute with: a layer only reads them
         kernels = {"default", *(step.kernel for step in plan.steps)}
         self._options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
+        # one more to load transformed weights with, which a load changes
+        self._transformed_options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
         self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in kernels}
         elsewhere = {blob for step in plan.steps if not self._calls_back(step.type) for blob in step.outputs}
         self._blobs = {
@@ -83,7 +85,7 @@ class Executor:
             self._actions = [self._compile(step) for step in plan.steps]
         heap.keep_freed_memory()
         self._reserve = heap.Reserve(plan.heap_bytes)
-        self._streaming.start(cached_bytes)
+        self._streaming.start(room_bytes)
 
     @property
     def overflow_bytes(self) -> int:
@@ -277,6 +279,17 @@ class Executor:
         params = native.make_params(part.params)
         option, run_option = self._options[owner.kernel], self._run_option(owner)
 
+        if part.transformed_count:
+            apart = self._transformed_options[owner.kernel]
+
+            def take(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
+                image, *rest = arrays
+                return native.TransformedLayer(
+                    owner.type, params, image, part.transformed_count, rest, apart, owner.name, run_option
+                )
+
+            return take
+
         def make(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
             loaded = native.LoadedLayer(owner.type, params, arrays, option, owner.name, run_option)
             if not owner.reads_raw:
@@ -289,7 +302,7 @@ class Executor:
         """Layers that are loaded together in each inference, as the number of that load."""
         parts = [part for _, part in layers]
         makers = [self._maker(owner, part) for owner, part in layers]
-        keeps_raw = any(owner.reads_raw for owner, _ in layers)
+        keeps_raw = any(owner.reads_raw or part.transformed_count for owner, part in layers)
         return self._streaming.add(parts, makers, keeps_raw, lambda: self._reserve.ensure_whole())
 
     def _run_option(self, owner: Step | Stage) -> native.Option:

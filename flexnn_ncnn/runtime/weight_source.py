@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
-from flexnn_ncnn.plan import WeightPiece
+from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
 from flexnn_ncnn.staging import TABLE_BYTES
 from param_tools.errors import ModelFormatError
 
@@ -66,13 +66,15 @@ class WeightSource:
 
     Args:
         path: the .bin.
+        transformed_path: the file that pieces from `TRANSFORMED_OFFSET_BYTES` on are of, or "".
 
     Raises:
         ModelFormatError: it cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], transformed_path: str = "") -> None:
         self.path = os.fspath(path)
+        self._transformed = WeightSource(transformed_path) if transformed_path else None
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
         except OSError as error:
@@ -85,7 +87,7 @@ class WeightSource:
         Raises:
             ModelFormatError: the file is shorter than it was, or cannot be read.
         """
-        return [decoded(piece, self._stored) for piece in pieces]
+        return [self._array(piece) for piece in pieces]
 
     def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Some rows of a matrix, flat, reading nothing else.
@@ -121,6 +123,8 @@ class WeightSource:
     def close(self) -> None:
         """Close the file; mappings in use stay until they are dropped."""
         self._file.close()
+        if self._transformed is not None:
+            self._transformed.close()
 
     def check(self, piece: WeightPiece) -> None:
         """Whether the file has the piece.
@@ -131,6 +135,11 @@ class WeightSource:
         self._check(piece.offset_bytes, piece.stored_bytes)
         if piece.encoding == "table":
             self._check(piece.table_offset_bytes, TABLE_BYTES)
+
+    def _array(self, piece: WeightPiece) -> npt.NDArray[Any]:
+        if piece.offset_bytes < TRANSFORMED_OFFSET_BYTES or self._transformed is None:
+            return decoded(piece, self._stored)
+        return self._transformed._stored(piece.offset_bytes - TRANSFORMED_OFFSET_BYTES, piece.count).view(np.int8)
 
     def _check(self, offset_bytes: int, size_bytes: int) -> None:
         if offset_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:

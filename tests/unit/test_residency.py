@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexnn_ncnn.planning.candidates import Candidates, Row
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.residency import Candidates, Row, Selection, select, smallest
+from flexnn_ncnn.planning.residency import Selection, select, smallest
 from tests.unit.profiles import choice
 
 Layers = list[list[Choice]]

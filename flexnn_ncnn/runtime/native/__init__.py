@@ -68,6 +68,7 @@ from flexnn_ncnn.runtime.native.mats import (
     without_allocator,
 )
 from flexnn_ncnn.runtime.native.net import StockNet
+from flexnn_ncnn.runtime.native.transformed import TransformedLayer, save_transformed
 
 __all__ = [
     "LANES",
@@ -82,6 +83,7 @@ __all__ = [
     "ParamDict",
     "ScratchAllocator",
     "StockNet",
+    "TransformedLayer",
     "array_of",
     "array_view",
     "blob_view",
@@ -115,6 +117,7 @@ __all__ = [
     "repack",
     "rows_of",
     "same_memory",
+    "save_transformed",
     "wanted_layout",
     "without_allocator",
 ]

@@ -1,0 +1,134 @@
+"""All ways to run all layers as matrices, and the limits that they are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.planning.choices import Choice
+
+__all__ = ["FORBIDDEN_SECONDS", "Axis", "Candidates", "Floats", "Indices", "Limits", "Row"]
+
+FORBIDDEN_SECONDS = 1e9
+_MOST_LEVELS = 64
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        choices: the ways to run it.
+        hole_bytes: the largest part of the arena between blobs that is free while it runs.
+        above_bytes: where the last blob ends that exists then: scratch that fits no hole begins there.
+    """
+
+    choices: tuple[Choice, ...]
+    hole_bytes: int = 0
+    above_bytes: int = 0
+
+    def arena_bytes(self, choice: Choice) -> int:
+        """How large the arena must be for a choice."""
+        fits = choice.scratch_bytes <= self.hole_bytes
+        return self.above_bytes + (0 if fits else choice.scratch_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What no layer may exceed, in bytes.
+
+    Attributes:
+        arena_bytes: blobs and scratch.
+        heap_bytes: heap that loading takes.
+        raw_bytes: raw weights mapped at once.
+    """
+
+    arena_bytes: float
+    heap_bytes: float
+    raw_bytes: float
+
+    def total(self, depth: int) -> float:
+        """Memory they stand for when `depth` loads are there at once."""
+        return self.arena_bytes + depth * (self.heap_bytes + self.raw_bytes)
+
+
+class Candidates:
+    """All choices as padded matrices, one row for all layers that are alike; the same for every budget.
+
+    Args:
+        rows: the layers.
+        arena_bytes: what blobs alone take.
+        result_bytes: what the caller gets, made when no raw weights are mapped any more.
+    """
+
+    def __init__(self, rows: Sequence[Row], arena_bytes: int, result_bytes: int) -> None:
+        self.floor = Limits(float(arena_bytes), 0.0, float(result_bytes))
+        groups: dict[Row, int] = {}
+        self.row_of = np.array([groups.setdefault(row, len(groups)) for row in rows], dtype=np.intp)
+        self.counts = np.bincount(self.row_of, minlength=len(groups)).astype(np.float64)
+        width = max((len(row.choices) for row in groups), default=1)
+        self.exists = np.zeros((len(groups), width), dtype=bool)
+        columns = {
+            name: np.zeros(self.exists.shape)
+            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes")
+        }
+        self.arena = np.zeros(self.exists.shape)
+        for number, row in enumerate(groups):
+            used = slice(0, len(row.choices))
+            self.exists[number, used] = True
+            self.arena[number, used] = [max(arena_bytes, row.arena_bytes(choice)) for choice in row.choices]
+            for name, values in columns.items():
+                values[number, used] = [getattr(choice, name) for choice in row.choices]
+        self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
+        self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
+        self.rows = np.arange(len(self.exists))
+        self.axes = (
+            Axis(self.arena, self.exists, self.floor.arena_bytes),
+            Axis(self.heap, self.exists, self.floor.heap_bytes),
+            Axis(self.raw, self.exists, self.floor.raw_bytes),
+        )
+
+    def fits(self, limits: Limits) -> npt.NDArray[np.bool_]:
+        """The choices inside the limits."""
+        small = (self.arena <= limits.arena_bytes) & (self.heap <= limits.heap_bytes) & (self.raw <= limits.raw_bytes)
+        allowed: npt.NDArray[np.bool_] = self.exists & small
+        return allowed
+
+    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Those that can be loaded too: resident weights are, when only they and the spare are in use."""
+        return self.fits(limits) & (self.load <= limits.total(depth) + spare_bytes)
+
+    def weighted(self, load_weight: float) -> Floats:
+        """Times with loads counted as so much of themselves: less where they happen beside computing."""
+        seconds: Floats = self.seconds - (1.0 - load_weight) * self.load_seconds
+        return seconds
+
+
+class Axis:
+    """One limit: its levels, and every row's choices in the order in which it lets them in."""
+
+    def __init__(self, needs: Floats, exists: npt.NDArray[np.bool_], floor: float) -> None:
+        every = np.unique(np.append(needs[exists], floor))
+        every = every[every >= floor]
+        ranks = np.unique(np.linspace(0, len(every) - 1, _MOST_LEVELS).round().astype(int))
+        self.needs, self.levels = needs, every[ranks]
+        self.order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
+        ordered = np.take_along_axis(np.where(exists, needs, np.inf), self.order, axis=1)
+        # per row and level how many choices are let in, less one
+        self.last = np.zeros((len(needs), len(self.levels)), dtype=np.intp)
+        for number, row in enumerate(ordered):
+            self.last[number] = np.searchsorted(row, self.levels, side="right") - 1
+
+    def sums(self, cost: Floats, counts: Floats) -> Floats:
+        """Per level the sum over all layers of the least cost that the level lets in."""
+        least = np.minimum.accumulate(np.take_along_axis(cost, self.order, axis=1), axis=1)
+        at = np.take_along_axis(least, np.maximum(self.last, 0), axis=1)
+        at = np.where(self.last < 0, FORBIDDEN_SECONDS, at)
+        total: Floats = counts @ at
+        return total

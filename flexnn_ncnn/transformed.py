@@ -1,0 +1,104 @@
+"""A file of transformed weights beside a model's plans: what kernels make of slices, made once for all plans."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import mmap
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from flexnn_ncnn.layout import align_up
+from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Part, Plan, Step, WeightPiece
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.weight_source import WeightSource
+from param_tools.files import atomic_write
+
+__all__ = ["TransformedFile"]
+
+_ALIGNMENT_BYTES = max(64 * 1024, mmap.PAGESIZE)
+
+
+class TransformedFile:
+    """Images of transformed weights, each from a page on; only ever appended to.
+
+    Args:
+        folder: of the plans of one model on one machine.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "transformed.weights"
+        self._index_path = folder / "transformed.json"
+
+    def supply(self, plan: Plan, bin_path: Path) -> Plan:
+        """The plan with its transformed parts taken from the file, which gets those it lacks.
+
+        Args:
+            plan: in which parts with a `transformed_count` still have the weights of the .bin.
+            bin_path: those weights.
+
+        Raises:
+            NcnnError: ncnn refuses a layer.
+            OSError: the disk is full.
+        """
+        if not any(part.transformed_count for step in plan.steps for part in step.parts):
+            return plan
+        with self._locked() as index, closing(WeightSource(bin_path)) as source:
+            steps = tuple(
+                replace(step, parts=tuple(self._part(plan, step, part, source, index) for part in step.parts))
+                for step in plan.steps
+            )
+        return replace(plan, steps=steps, transformed_path=str(self.path))
+
+    def _part(
+        self, plan: Plan, step: Step, part: Part, source: WeightSource, index: dict[str, tuple[int, int]]
+    ) -> Part:
+        if not part.transformed_count:
+            return part
+        facts = repr((step.type, step.kernel, plan.options, part.params, part.pieces))
+        key = hashlib.sha256(facts.encode()).hexdigest()[:24]
+        if key not in index:
+            index[key] = self._append(plan, step, part, source)
+        offset_bytes, size_bytes = index[key]
+        image = WeightPiece(TRANSFORMED_OFFSET_BYTES + offset_bytes, size_bytes, "int8")
+        return replace(part, pieces=(image, *part.pieces[1:]))
+
+    def _append(self, plan: Plan, step: Step, part: Part, source: WeightSource) -> tuple[int, int]:
+        option = native.make_option(plan.options, step.kernel)
+        with TemporaryDirectory(dir=self.path.parent) as folder:
+            image_path = Path(folder) / "image"
+            params = native.make_params(part.params)
+            native.save_transformed(step.type, params, source.load(part.pieces), option, image_path)
+            image = image_path.read_bytes()
+        with open(self.path, "ab") as file:
+            offset_bytes = align_up(file.tell(), _ALIGNMENT_BYTES)
+            file.write(bytes(offset_bytes - file.tell()))
+            file.write(image)
+        return offset_bytes, len(image)
+
+    @contextmanager
+    def _locked(self) -> Iterator[dict[str, tuple[int, int]]]:
+        """The index, ours alone; written back when the images it names are in the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            index = self._read_index()
+            before = len(index)
+            yield index
+            if len(index) != before:
+                with atomic_write(self._index_path, "w") as file:
+                    json.dump(index, file)
+
+    def _read_index(self) -> dict[str, tuple[int, int]]:
+        """What the file has; nothing where either file is not what it should be, and all is made again."""
+        try:
+            found = json.loads(self._index_path.read_text())
+            size = self.path.stat().st_size
+            spans = {str(key): (int(offset), int(count)) for key, (offset, count) in found.items()}
+            return {key: (offset, count) for key, (offset, count) in spans.items() if offset + count <= size}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}

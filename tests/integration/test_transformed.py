@@ -1,0 +1,124 @@
+"""Transformed weights made once and used in place by every load: on an ncnn that can store them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Plan
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.executor import Executor
+from flexnn_ncnn.transformed import TransformedFile
+from tests.integration.pipeline import Prepared
+from tests.integration.test_executor import chain
+
+can_store = pytest.mark.skipif(
+    not native.capabilities().saves_transformed_weights, reason="the installed ncnn stores no transformed weights"
+)
+
+
+def streamed_plan(found: Prepared) -> Plan:
+    """Every convolution streamed from what its kernel makes of its weights."""
+    plan = found.plan(found.least_bytes)
+    steps = tuple(
+        replace(step, parts=tuple(replace(part, transformed_count=part.pieces[0].count) for part in step.parts))
+        if step.type == "Convolution" and not step.resident and not step.stages
+        else step
+        for step in plan.steps
+    )
+    assert any(part.transformed_count for step in steps for part in step.parts)
+    return replace(plan, steps=steps)
+
+
+def run(plan: Plan, found: Prepared) -> dict[str, np.ndarray]:
+    with Executor(plan, found.opened.bin_path) as executor:
+        return executor.run(found.inputs)
+
+
+@can_store
+def test_the_answer_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    with chain() as found:
+        plan = streamed_plan(found)
+        expected = run(found.plan(found.least_bytes), found)
+        supplied = TransformedFile(tmp_path).supply(plan, found.opened.bin_path)
+        for _ in range(2):
+            for blob, values in run(supplied, found).items():
+                np.testing.assert_array_equal(values, expected[blob])
+
+
+@can_store
+def test_weights_are_made_once(tmp_path: Path) -> None:
+    with chain() as found:
+        plan, store = streamed_plan(found), TransformedFile(tmp_path)
+        first = store.supply(plan, found.opened.bin_path)
+        size = store.path.stat().st_size
+        assert TransformedFile(tmp_path).supply(plan, found.opened.bin_path) == first
+        assert store.path.stat().st_size == size
+
+
+@can_store
+@pytest.mark.parametrize("harm", ["index", "short"])
+def test_a_damaged_store_is_made_again(harm: str, tmp_path: Path) -> None:
+    with chain() as found:
+        plan, store = streamed_plan(found), TransformedFile(tmp_path)
+        store.supply(plan, found.opened.bin_path)
+        if harm == "index":
+            (tmp_path / "transformed.json").write_text("[1, 2")
+        else:
+            store.path.write_bytes(b"")
+        expected = run(found.plan(found.least_bytes), found)
+        for blob, values in run(store.supply(plan, found.opened.bin_path), found).items():
+            np.testing.assert_array_equal(values, expected[blob])
+
+
+@can_store
+def test_another_layers_weights_are_refused(tmp_path: Path) -> None:
+    weights = np.random.default_rng(1).standard_normal(64 * 64 * 9).astype(np.float32)
+    bias = np.zeros(64, np.float32)
+    params = native.make_params([(0, 64), (1, 3), (4, 1), (5, 1), (6, weights.size)])
+    path = tmp_path / "image"
+    native.save_transformed("Convolution", params, [weights, bias], native.make_option(RunOptions()), path)
+    image = np.frombuffer(path.read_bytes(), np.int8)
+    right, other = native.make_option(RunOptions()), native.make_option(RunOptions(), "sgemm")
+    native.TransformedLayer("Convolution", params, image, weights.size, [bias], right, "conv").close()
+    with pytest.raises(native.NcnnError, match=r"'conv'.*of another machine or option"):
+        native.TransformedLayer("Convolution", params, image, weights.size, [bias], other, "conv")
+    with pytest.raises(native.NcnnError, match="damaged"):
+        native.TransformedLayer("Convolution", params, image[:100], weights.size, [bias], right, "conv")
+
+
+@can_store
+def test_a_layer_without_any_says_so(tmp_path: Path) -> None:
+    with pytest.raises(native.NcnnError, match="no transformed weights of a ReLU"):
+        native.save_transformed("ReLU", native.make_params([]), [], native.make_option(RunOptions()), tmp_path / "x")
+
+
+def test_a_plan_without_them_is_left_alone(tmp_path: Path) -> None:
+    with chain() as found:
+        plan = found.plan(found.least_bytes)
+        plan = replace(
+            plan,
+            steps=tuple(
+                replace(step, parts=tuple(replace(part, transformed_count=0) for part in step.parts))
+                for step in plan.steps
+                if not any(piece.offset_bytes >= TRANSFORMED_OFFSET_BYTES for p in step.parts for piece in p.pieces)
+            ),
+        )
+        assert TransformedFile(tmp_path).supply(plan, found.opened.bin_path) == plan
+        assert not list(tmp_path.iterdir())
+
+
+@can_store
+def test_the_index_names_what_is_in_the_file(tmp_path: Path) -> None:
+    with chain() as found:
+        store = TransformedFile(tmp_path)
+        store.supply(streamed_plan(found), found.opened.bin_path)
+        spans = sorted(json.loads((tmp_path / "transformed.json").read_text()).values())
+        assert spans[-1][0] + spans[-1][1] == store.path.stat().st_size
+        assert all(a[0] + a[1] <= b[0] for a, b in pairwise(spans))
