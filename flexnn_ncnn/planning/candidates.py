@@ -88,6 +88,8 @@ class Candidates:
         self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
         self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
         self.rows = np.arange(len(self.exists))
+        # per number of loads at once the limits that need least memory, and that memory: found once
+        self.tightest: dict[int, tuple[Limits | None, float]] = {}
         self.axes = (
             Axis(self.arena, self.exists, self.floor.arena_bytes),
             Axis(self.heap, self.exists, self.floor.heap_bytes),
@@ -118,17 +120,19 @@ class Axis:
         every = every[every >= floor]
         ranks = np.unique(np.linspace(0, len(every) - 1, _MOST_LEVELS).round().astype(int))
         self.needs, self.levels = needs, every[ranks]
-        self.order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
-        ordered = np.take_along_axis(np.where(exists, needs, np.inf), self.order, axis=1)
-        # per row and level how many choices are let in, less one
-        self.last = np.zeros((len(needs), len(self.levels)), dtype=np.intp)
+        order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
+        ordered = np.take_along_axis(np.where(exists, needs, np.inf), order, axis=1)
+        rows, width = needs.shape
+        # in the flattened matrix
+        self._order = order + np.arange(rows)[:, None] * width
+        # per row and level the last choice let in, after one column for none
+        self._last = np.zeros((rows, len(self.levels)), dtype=np.intp)
         for number, row in enumerate(ordered):
-            self.last[number] = np.searchsorted(row, self.levels, side="right") - 1
+            self._last[number] = np.searchsorted(row, self.levels, side="right") + number * (width + 1)
+        self._least = np.full((rows, width + 1), FORBIDDEN_SECONDS)
 
     def sums(self, cost: Floats, counts: Floats) -> Floats:
         """Per level the sum over all layers of the least cost that the level lets in."""
-        least = np.minimum.accumulate(np.take_along_axis(cost, self.order, axis=1), axis=1)
-        at = np.take_along_axis(least, np.maximum(self.last, 0), axis=1)
-        at = np.where(self.last < 0, FORBIDDEN_SECONDS, at)
-        total: Floats = counts @ at
+        np.minimum.accumulate(cost.ravel().take(self._order), axis=1, out=self._least[:, 1:])
+        total: Floats = counts @ self._least.ravel().take(self._last)
         return total

@@ -146,6 +146,8 @@ def smallest(candidates: Candidates, depth: int = 1) -> tuple[int, int, bool]:
 
 def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, float]:
     """The limits of the selection that needs least memory, and that memory."""
+    if depth in candidates.tightest:
+        return candidates.tightest[depth]
     arena, heap, raw = candidates.axes
     best, least = None, np.inf
     for level in heap.levels:
@@ -154,6 +156,7 @@ def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, fl
         limits, value = min(ways, key=lambda way: way[1])
         if value < least and value < FORBIDDEN_SECONDS * 1e6:
             best, least = limits, value
+    candidates.tightest[depth] = best, least
     return best, least
 
 
