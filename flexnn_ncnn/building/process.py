@@ -85,4 +85,4 @@ def reason(lines: Sequence[str]) -> str:
         if found := next((line for line in said if known in line), None):
             return found
     errors = [line for line in said if re.search(r"\b(fatal )?error:", line, re.IGNORECASE)]
-    return (errors or said[-1:] or ["it said nothing"])[0]
+    return (errors or said[-1:] or ["it said nothing"])[0].removeprefix("ERROR: ")

@@ -10,7 +10,7 @@ from flexnn_ncnn.building.series import Series
 
 __all__ = ["Recipe", "cmake_arguments", "cpu_features", "default_jobs", "recipe_key"]
 
-JOB_BYTES = 1_000_000_000
+JOB_BYTES = 600_000_000
 """Memory that the compiler takes at most for one of ncnn's files."""
 
 _AVX512 = ("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")

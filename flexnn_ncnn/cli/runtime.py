@@ -50,7 +50,7 @@ def info(as_json: bool) -> None:
 
 @command.command("build")
 @click.option("--jobs", "-j", type=click.IntRange(1, 1024), metavar="N", help="Files to compile at a time.")
-@click.option("--native", is_flag=True, help="Only the kernels of this CPU: several times faster to build.")
+@click.option("--native", is_flag=True, help="Only the kernels of this CPU: fewer files to compile.")
 @click.option("--vulkan", is_flag=True, help="With GPU support, as the stock wheel has it.")
 @click.option("--force", is_flag=True, help="Build again what is built already.")
 @quiet_option
