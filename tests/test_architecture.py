@@ -44,7 +44,7 @@ ALLOWED = {
     "flexnn_ncnn.planning": (*RECORDS, "flexnn_ncnn.planning", "param_tools.errors", "numpy"),
     # Independent of what it checks.
     "flexnn_ncnn.planning.validate": (*RECORDS, "param_tools.errors", "numpy"),
-    "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy"),
+    "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "flexnn_ncnn.memory_limits", "param_tools", "numpy"),
     "flexnn_ncnn.runtime.native": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy", "ncnn"),
     "flexnn_ncnn.zoo": ("flexnn_ncnn", "param_tools", "numpy", "PIL"),
     "flexnn_ncnn.reporters": ("flexnn_ncnn", "param_tools", "rich"),

@@ -21,12 +21,17 @@ from flexnn_ncnn.runtime.weight_source import WeightSource, decoded
 from flexnn_ncnn.staging import extents_of, position_of, staged_bytes
 from param_tools.errors import ModelFormatError
 
-__all__ = ["DirectStream"]
+__all__ = ["DirectStream", "largest_load_bytes"]
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _READ_BYTES = 4 * 1024 * 1024  # of one read: large enough for any device, small enough to keep several busy
 
 Load = Sequence[Sequence[WeightPiece]]
+
+
+def largest_load_bytes(loads: Sequence[Load]) -> int:
+    """Memory to read to that is enough for each load alone."""
+    return max((staged_bytes(list(chain.from_iterable(load)), mmap.PAGESIZE) for load in loads), default=0)
 
 
 class DirectStream:
@@ -50,16 +55,16 @@ class DirectStream:
 
     def __init__(self, source: WeightSource, loads: Sequence[Load], size_bytes: int) -> None:
         self._source, self._loads = source, loads
-        pieces = [[piece for layer in load for piece in layer] for load in loads]
-        self._extents = [extents_of(flat, mmap.PAGESIZE) for flat in pieces]
-        self._sizes = [staged_bytes(flat, mmap.PAGESIZE) for flat in pieces]
-        if max(self._sizes, default=0) > size_bytes:
+        if (largest_bytes := largest_load_bytes(loads)) > size_bytes:
             raise PlanError(
-                f"the plan reads {size_bytes} bytes ahead, less than the {max(self._sizes)} of its largest load",
+                f"the plan reads to {size_bytes} bytes of memory, less than the {largest_bytes} of its largest load",
                 hint="plan again",
             )
+        pieces = [list(chain.from_iterable(load)) for load in loads]
         for piece in chain.from_iterable(pieces):
             source.check(piece)
+        self._extents = [extents_of(flat, mmap.PAGESIZE) for flat in pieces]
+        self._sizes = [staged_bytes(flat, mmap.PAGESIZE) for flat in pieces]
         self._memory = anonymous_pages(size_bytes)
         self._descriptor, self.note = _open_again(source)
         self._owner = os.getpid()

@@ -124,6 +124,7 @@ class KernelReads:
         self._events = (_Event * _QUEUE_LENGTH)()
         self._waiting: deque[Read] = deque()
         self._running: dict[int, Read] = {}
+        self._refused: list[tuple[Read, int]] = []
         self._free = list(range(_QUEUE_LENGTH))
 
     def submit(self, reads: Iterable[Read]) -> None:
@@ -133,6 +134,9 @@ class KernelReads:
 
     def wait(self) -> list[tuple[Read, int]]:
         """Wait until some have ended: each with the bytes read, fewer at the file's end, or a negative errno."""
+        if self._refused:
+            refused, self._refused = self._refused, []
+            return refused
         try:
             count = self._call(self._getevents, self._context, 1, _QUEUE_LENGTH, self._events, None)
         except InterruptedError:
@@ -170,11 +174,12 @@ class KernelReads:
             )
             try:
                 self._call(self._submit, self._context, 1, ctypes.byref(ctypes.pointer(request)))
-            except BlockingIOError:
-                if self._running:
+            except OSError as error:
+                if error.errno == errno.EAGAIN and self._running:
                     return  # the kernel is short of requests: more when some have ended
-                raise
-            self._running[self._free.pop()] = self._waiting.popleft()
+                self._refused.append((self._waiting.popleft(), -(error.errno or errno.EIO)))
+            else:
+                self._running[self._free.pop()] = self._waiting.popleft()
 
     def _call(self, number: int, *arguments: object) -> int:
         wide = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)

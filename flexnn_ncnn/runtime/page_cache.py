@@ -45,7 +45,7 @@ class ReadAhead:
     Args:
         file_descriptor: of the file; closed after this.
         loads: the ranges of each load, in the cyclic order they are needed in.
-        window_bytes: how much is read beyond the load that is needed now; 0 for nothing.
+        window_bytes: how much is read beyond the load that is needed now; 0 for nothing at all.
     """
 
     def __init__(self, file_descriptor: int, loads: Sequence[Sequence[Range]], window_bytes: int) -> None:
@@ -60,7 +60,7 @@ class ReadAhead:
         self._window_bytes = min(window_bytes, self._before[-1])
         self._looked_at = 0  # spans, counted on from one cycle to the next
         self._cycle, self._load = -1, len(loads)
-        self._longest_bytes = min(_LONGEST_READ_BYTES, self._window_bytes // 2)
+        self._longest_bytes = max(_SPAN_BYTES, min(_LONGEST_READ_BYTES, self._window_bytes // 2))
         self._byte = [bytearray(1)]
         self._thread: threading.Thread | None = None  # from the first span on that is not cached
         self._start()
@@ -110,8 +110,10 @@ class ReadAhead:
             cycle, span = divmod(self._looked_at, len(self._spans))
             if cycle * self._before[-1] + self._before[span] >= limit_bytes:
                 return
-            if not self._is_cached(self._spans[span].begin):
-                self._read(self._looked_at, self._spans[span])
+            found = self._spans[span]
+            # its ends may lie on pages of its neighbours
+            if not self._is_cached((found.begin + found.end) // 2):
+                self._read(self._looked_at, found)
             self._looked_at += 1
 
     def _is_cached(self, offset_bytes: int) -> bool:
@@ -129,14 +131,15 @@ class ReadAhead:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        scratch = bytearray(_SCRATCH_BYTES)
+        scratch = memoryview(bytearray(_SCRATCH_BYTES))
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._unread)
                 if self._closed:
                     return
                 count, whole = self._first_unread()
-            buffers = [scratch] * -(-(whole.end - whole.begin) // _SCRATCH_BYTES)
+            count_full, rest = divmod(whole.end - whole.begin, _SCRATCH_BYTES)
+            buffers = [scratch] * count_full + [scratch[:rest]]
             with suppress(OSError):  # whoever maps it will find out
                 os.preadv(self._descriptor, buffers, whole.begin)
             with self._changed:
@@ -145,7 +148,7 @@ class ReadAhead:
                 self._changed.notify_all()
 
     def _first_unread(self) -> tuple[int, Range]:
-        """How many of the next spans to read in one call, and what they are as a whole; one if somebody waits for it."""
+        """How many of the next spans to read in one call, one if somebody waits for it, and what they are as a whole."""
         if self._urgent:
             return 1, self._unread[0][1]
         count, whole = 0, self._unread[0][1]

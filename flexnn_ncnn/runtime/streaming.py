@@ -76,12 +76,11 @@ class Streaming:
         Returns:
             The load's number.
         """
-        own_small = not keeps_raw and self._plan.page_cache == "direct"
 
         def build(arrays: list[Arrays]) -> LoadedParts:
             if self._one_at_a_time:
                 before()
-            if own_small:
+            if not keeps_raw:
                 arrays = [[_kept(array) for array in layer] for layer in arrays]
             return LoadedParts([make(layer) for make, layer in zip(makers, arrays, strict=True)])
 
@@ -90,16 +89,16 @@ class Streaming:
         self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
         return len(self._loads) - 1
 
-    def start(self, cached_bytes: int | None = None) -> None:
+    def start(self, room_bytes: int | None = None) -> None:
         """All are noted: begin to read ahead.
 
         Args:
-            cached_bytes: see `flexnn_ncnn.runtime.streams.open_stream`.
+            room_bytes: see `flexnn_ncnn.runtime.streams.open_stream`.
         """
         self._one_at_a_time = not self._threaded or all(load.ahead == 1 for load in self._loads)
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
-        self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, cached_bytes)
+        self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, room_bytes)
         if self._threaded:
             self._loader = ThreadedLoader(self._loads, self._stream, load_elsewhere)
         else:
@@ -133,6 +132,7 @@ class Streaming:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
+        self._loads = []  # which know how to make layers, and through that the executor
         if self._stream is not None:
             self._stream.close()
             self._stream = None

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from flexnn_ncnn.plan import WeightPiece
-from flexnn_ncnn.runtime.direct_stream import DirectStream
-from flexnn_ncnn.runtime.page_cache import Range, ReadAhead, drop
+from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
+from flexnn_ncnn.runtime.direct_stream import DirectStream, largest_load_bytes
+from flexnn_ncnn.runtime.page_cache import Range, ReadAhead
 from flexnn_ncnn.runtime.weight_source import WeightSource
 
 __all__ = ["Load", "MappedStream", "Stream", "open_stream"]
@@ -51,46 +51,51 @@ class Stream(Protocol):
 
 
 def open_stream(
-    source: WeightSource, loads: Sequence[Load], page_cache: str, read_ahead_bytes: int, cached_bytes: int | None = None
+    source: WeightSource, loads: Sequence[Load], page_cache: str, read_ahead_bytes: int, room_bytes: int | None = None
 ) -> Stream:
     """A stream as a plan asks for it.
+
+    Where memory is short, weights that are read once in each inference push each other out of the page cache, and
+    whatever else is there: what is mapped then is read several times. Such weights are read past it, into as much
+    memory as mapping them takes.
 
     Args:
         source: the .bin; closed after the stream.
         loads: in the order they are needed in.
         page_cache: "mmap" or "direct", see `flexnn_ncnn.plan.Plan`.
-        read_ahead_bytes: of "mmap" how much is asked for beyond the load in use; of "direct" all memory to read to.
-        cached_bytes: of "mmap" how much of the streamed weights may stay in the page cache; None for no limit.
+        read_ahead_bytes: of "mmap" how much is read beyond the load in use; of "direct" all memory to read to.
+        room_bytes: of "mmap" how much page cache there may be; None for no limit.
     """
     if page_cache == "direct":
         return DirectStream(source, loads, read_ahead_bytes)
-    return MappedStream(source, loads, read_ahead_bytes, cached_bytes)
+    total_bytes = sum(piece.stored_bytes for load in loads for layer in load for piece in layer)
+    if room_bytes is not None and total_bytes > room_bytes:
+        return DirectStream(source, loads, largest_load_bytes(loads))
+    return MappedStream(source, loads, read_ahead_bytes)
 
 
 class MappedStream:
     """Loads mapped from the page cache.
 
-    Where memory is short, what is read once more in each inference must not push out what stays: only the first
-    loads that fit are left to the page cache, the others are dropped from it as soon as they are released.
-
     Args:
         source: the .bin.
         loads: in the order they are needed in.
-        read_ahead_bytes: how much is asked for beyond the load in use.
-        cached_bytes: how much may stay in the page cache; None for no limit.
+        read_ahead_bytes: how much is read beyond the load in use.
     """
 
-    def __init__(
-        self, source: WeightSource, loads: Sequence[Load], read_ahead_bytes: int, cached_bytes: int | None = None
-    ) -> None:
+    def __init__(self, source: WeightSource, loads: Sequence[Load], read_ahead_bytes: int) -> None:
         self.note = ""
         self._source, self._loads = source, loads
-        self._ranges = [
-            [Range(piece.offset_bytes, piece.offset_bytes + piece.stored_bytes) for layer in load for piece in layer]
+        ranges = [
+            [
+                Range(piece.offset_bytes, piece.offset_bytes + piece.stored_bytes)
+                for layer in load
+                for piece in layer
+                if piece.offset_bytes < TRANSFORMED_OFFSET_BYTES
+            ]
             for load in loads
         ]
-        self._ahead = ReadAhead(source.file_descriptor, self._ranges, read_ahead_bytes)
-        self._dropped = frozenset() if cached_bytes is None else _beyond(self._ranges, cached_bytes)
+        self._ahead = ReadAhead(source.file_descriptor, ranges, read_ahead_bytes)
 
     def read_ahead(self) -> None:
         """Begin to read what comes next, as far as there is room."""
@@ -110,10 +115,7 @@ class MappedStream:
         return [self._source.load(layer) for layer in self._loads[load]]
 
     def release(self, load: int) -> None:
-        """The load's arrays are gone: what they were mapped from may go too."""
-        if load in self._dropped:
-            for part in self._ranges[load]:
-                drop(self._source.file_descriptor, part)
+        """Nothing to do: mappings are gone when nobody has them any more."""
 
     def abort(self) -> None:
         """Nothing to do: reading ahead follows whatever is fetched."""
@@ -121,13 +123,3 @@ class MappedStream:
     def close(self) -> None:
         """Read no more; the source is the caller's."""
         self._ahead.close()
-
-
-def _beyond(ranges: Sequence[Sequence[Range]], kept_bytes: int) -> frozenset[int]:
-    """The loads after those whose sizes add up to at most `kept_bytes`."""
-    found, total_bytes = set(), 0
-    for load, parts in enumerate(ranges):
-        total_bytes += sum(part.end - part.begin for part in parts)
-        if total_bytes > kept_bytes:
-            found.add(load)
-    return frozenset(found)

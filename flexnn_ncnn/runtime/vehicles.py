@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from flexnn_ncnn.memory_limits import MemoryLimits
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.executor import Executor
@@ -83,7 +84,13 @@ def open_plan(
         NcnnError: ncnn refuses a layer.
     """
     if plan.vehicle == "layers":
-        return Executor(plan, bin_path, kept)
+        return Executor(plan, bin_path, kept, room_bytes=_page_cache_room_bytes(plan))
     if kept is not None:
         kept.close()
     return StockVehicle(plan, param_path, bin_path)
+
+
+def _page_cache_room_bytes(plan: Plan) -> int | None:
+    """How much page cache there may be beside what the plan holds; None where the system does not tell."""
+    memory = MemoryLimits().read() if plan.streamed_bytes and plan.page_cache == "mmap" else None
+    return None if memory is None else memory.available_bytes - plan.predicted_peak_bytes
