@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.fit import check_fit
 from flexnn_ncnn.formats import write_plan, write_profile
 from flexnn_ncnn.options import RunOptions
@@ -22,7 +23,7 @@ from flexnn_ncnn.preparation import PlanCache, Request, open_part
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.profile_part import profile_towards
 from flexnn_ncnn.profiler import profile_model
-from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime import native, process_memory
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
 from param_tools.model_io import NcnnModel
@@ -76,6 +77,12 @@ def _profile_only(message: Mapping[str, Any], progress: Progress) -> dict[str, A
 def _profile(
     model: NcnnModel, request: Request, inputs: Mapping[str, Any], cache: PlanCache, progress: Progress
 ) -> ModelProfile:
+    if not process_memory.peak_can_restart():
+        raise ProfileError(
+            "this system does not tell how much memory a process holds, so no budget can be planned for",
+            hint="use Linux or Android, with /proc",
+        )
+
     def report(done: int, of: int) -> None:
         progress("profiling layers", done, of)
 

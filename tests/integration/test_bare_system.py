@@ -8,12 +8,22 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from flexnn_ncnn import zoo
+from flexnn_ncnn import preparation_worker, zoo
+from flexnn_ncnn.errors import BudgetError, ProfileError
+from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.planning.planner import workload
+from flexnn_ncnn.profiler import profile_model
+from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.trials import Trials
+from param_tools.model_io import open_model
 from tests.integration.cli import ROOT
+from tests.integration.tiny_models import classifier
 
 BUDGET_BYTES = 9_000_000
 # Python imports a module of this name at every start.
@@ -81,3 +91,39 @@ def test_the_doctor_says_what_is_missing(folder: Path) -> None:
     assert works["models within a budget"]
     assert works["peaks of memory"]
     assert not works["freed memory used again"]
+
+
+def test_a_system_that_tells_no_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    param = classifier(tmp_path)
+    np.save(tmp_path / "x.npy", np.zeros((3, 32, 32), np.float32))
+    message = {
+        "param": param,
+        "bin": param.with_suffix(".bin"),
+        "budget_bytes": BUDGET_BYTES,
+        "options": asdict(RunOptions()),
+        "inputs": {"in0": tmp_path / "x.npy"},
+        "folder": tmp_path / "cache",
+    }
+    monkeypatch.setattr(process_memory, "peak_can_restart", lambda: False)
+    with pytest.raises(ProfileError, match="does not tell how much memory"):
+        preparation_worker._prepare(message, lambda *_: None)
+
+
+def test_where_no_peak_can_be_trusted_a_plan_keeps_room_and_is_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    param = classifier(tmp_path)
+    inputs = {"in0": np.zeros((3, 32, 32), np.float32)}
+    monkeypatch.setattr(process_memory, "is_emulated", lambda: True)
+    monkeypatch.setattr("flexnn_ncnn.trials.Worker", None)
+    assert not process_memory.peak_is_exact()
+    with open_model(param, param.with_suffix(".bin")) as model:
+        work = workload(profile_model(model, "model", "machine", inputs, RunOptions()))
+        trials = Trials(model, work, inputs, None, tmp_path)
+        for budget_bytes in (3_500_000, 50_000_000):
+            plan = trials.plan(budget_bytes, 2_500_000)
+            assert plan.budget_bytes == budget_bytes
+            assert plan.predicted_peak_bytes <= budget_bytes - 400_000
+        with pytest.raises(BudgetError) as caught:
+            trials.plan(1_000_000, 2_500_000)
+        assert trials.plan(caught.value.smallest_bytes, 2_500_000).predicted_peak_bytes > 0
