@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import flexnn_ncnn.children  # noqa: F401 - a megabyte, which a plan made later would take from the budget in force
+from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.preparation import Progress, Request, is_prepared, prepare, prepare_ahead
 from flexnn_ncnn.runtime.code_pages import forget_code
 from flexnn_ncnn.runtime.resident import ResidentLayers, kept_weight_bytes
@@ -64,7 +66,8 @@ class ActivePlan:
 
     Attributes:
         request: the budget in force in it.
-        vehicle: what executes the plan, None before the first and after `release`.
+        vehicle: what executes the plan, None before the first, while it changes, and after `release`.
+        plan: the plan in force, the old one while it changes, None before the first and after `release`.
         sample: what the plan was made for, None before the first.
         last_change: the last budget that took the place of another, if any did.
     """
@@ -72,6 +75,7 @@ class ActivePlan:
     def __init__(self, request: Request, cache_dir: Path | None, progress: Progress | None) -> None:
         self.request = request
         self.vehicle: Vehicle | None = None
+        self.plan: Plan | None = None
         self.sample: Sample | None = None
         self.last_change: BudgetChange | None = None
         self._folder, self._progress = cache_dir, progress
@@ -89,7 +93,7 @@ class ActivePlan:
         self.release()
         plan, _ = prepare(request, arrays, self._progress, folder=self._folder)
         self.vehicle = open_plan(plan, request.param_path, request.bin_path)
-        self.request, self.sample = request, Sample(arrays)
+        self.request, self.plan, self.sample = request, plan, Sample(arrays)
 
     def change(self, request: Request) -> None:
         """Change to another budget, for the same inputs; what both plans keep stays loaded.
@@ -110,7 +114,7 @@ class ActivePlan:
             self.vehicle = open_plan(plan, request.param_path, request.bin_path, kept)
         finally:
             kept.close()
-        self.request = request
+        self.request, self.plan = request, plan
         seconds = time.perf_counter() - begin
         self.last_change = BudgetChange(before_bytes, request.budget_bytes, seconds, kept_bytes, all_bytes - kept_bytes)
 
@@ -130,9 +134,10 @@ class ActivePlan:
         """Free all memory."""
         if self.vehicle is not None:
             self._hand_over().close()
+        self.plan = None
 
     def _hand_over(self) -> ResidentLayers:
-        """What the vehicle keeps loaded; nothing else of it is left, its plan included."""
+        """What the vehicle keeps loaded; nothing else of it is left."""
         assert self.vehicle is not None
         vehicle, self.vehicle = self.vehicle, None
         try:

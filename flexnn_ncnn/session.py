@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,7 @@ class Session:
         # budgets in the order in which they were asked for, and the last of them that is in force
         self._numbers, self._newest = itertools.count(1), 0
         self._closed = False
+        self._trace: Trace | None = None
         if not request.budget_bytes:
             self._follow_memory()
         with open_part(request, request.feeds or None, request.outputs or None) as model:
@@ -107,7 +108,10 @@ class Session:
         Raises:
             PlanError: there is none before `prepare` or the first `run`.
         """
-        return self._running().plan
+        plan = self._active.plan
+        if plan is None:
+            raise PlanError("the session has no plan yet", hint="run it, or call prepare with the inputs first")
+        return plan
 
     @property
     def trace(self) -> Trace:
@@ -116,7 +120,9 @@ class Session:
         Raises:
             PlanError: there was none.
         """
-        return self._running().trace
+        if self._trace is None:
+            raise PlanError("the session has made no inference yet", hint="run it first")
+        return self._trace
 
     def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Plan:
         """Plan for inputs of these shapes and load what stays in memory, so that `run` need not.
@@ -149,7 +155,9 @@ class Session:
         """
         arrays = as_blobs(self._inputs, inputs)
         with self._turns.use():
-            return self._prepared(arrays).run(arrays, hand_out)
+            vehicle = self._prepared(arrays)
+            self._trace = vehicle.trace
+            return vehicle.run(arrays, hand_out)
 
     def set_budget(self, budget: str | int, *, wait: bool = True) -> Future[None]:
         """Change to another budget, from any thread.
@@ -175,29 +183,35 @@ class Session:
             FlexnnError: as `run`.
         """
         number = next(self._numbers)
-        change: Future[None] = Future()
         if budget == AUTO:
             self._newest = number
             self._follow_memory()
-            change.set_result(None)
-            return change
+            return _done(lambda: None, wait=True)
         budget_bytes = parse_size(budget)
         if wait:
             self._turns.refuse_holder()
-            self._change_budget(budget_bytes, number)
-            change.set_result(None)
-            return change
+        return _done(lambda: self._change_budget(budget_bytes, number), wait)
 
-        def work() -> None:
-            try:
-                self._change_budget(budget_bytes, number)
-            except BaseException as error:
-                change.set_exception(error)
-            else:
-                change.set_result(None)
+    def plan_ahead(self, budget: str | int, *, wait: bool = True) -> Future[None]:
+        """Have the plan for a budget made, so that `set_budget` need not; from any thread.
 
-        threading.Thread(target=work, name="flexnn-set-budget", daemon=True).start()
-        return change
+        Args:
+            budget: in bytes, or as text such as "100MB".
+            wait: return when it is made; else at once.
+
+        Returns:
+            Done once it is made; without `wait` what is raised with it is in there.
+
+        Raises:
+            SizeError: the budget is no size.
+            PlanError: nothing has told the inputs' shapes yet.
+            BudgetError: it cannot work.
+            FlexnnError: as `run`.
+        """
+        request, sample = self._active.within(parse_size(budget)), self._active.sample
+        if sample is None:
+            raise PlanError("nothing has told the inputs' shapes yet", hint="run it, or call prepare with inputs first")
+        return _done(lambda: self._active.prepare_ahead(request, sample), wait)
 
     def close(self) -> None:
         """Free the model's memory; closing twice is fine."""
@@ -222,7 +236,8 @@ class Session:
             self._follower.follow(arrays)
         elif active.vehicle is None:
             active.open(active.request, arrays)
-        return self._running()
+        assert active.vehicle is not None
+        return active.vehicle
 
     def _change_budget(self, budget_bytes: int, number: int) -> None:
         active = self._active
@@ -254,12 +269,26 @@ class Session:
             raise UsageError("this system does not tell how much memory there is", hint="give a budget in bytes")
         self._follower = Follower(self._active, self._turns, AutoBudget(limits.read))
 
-    def _running(self) -> Vehicle:
-        vehicle = self._active.vehicle
-        if vehicle is None:
-            raise PlanError("the session has no plan yet", hint="run it, or call prepare with the inputs first")
-        return vehicle
-
     def _refuse_closed(self) -> None:
         if self._closed:
             raise UsageError("the session is closed", hint="open another one")
+
+
+def _done(work: Callable[[], None], wait: bool) -> Future[None]:
+    """What has been done, or is being done in a thread of its own."""
+    future: Future[None] = Future()
+    if wait:
+        work()
+        future.set_result(None)
+        return future
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="flexnn-budget", daemon=True).start()
+    return future

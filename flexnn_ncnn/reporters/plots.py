@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from flexnn_ncnn.memory_map import MapBlob, MemoryMap
     from flexnn_ncnn.scheduling import StockPoint
 
-__all__ = ["check_plot_path", "plot_layout", "plot_sweep"]
+__all__ = [
+    "BUDGET_COLOUR",
+    "LINE_COLOUR",
+    "check_plot_path",
+    "new_figure",
+    "plain_text",
+    "plot_layout",
+    "plot_sweep",
+    "save_figure",
+]
 
 _FORMATS = (".png", ".svg", ".pdf")
 _MB = 1e6
@@ -30,12 +39,13 @@ _COLOURS = {
     "blob": "#f2c14e",
     "blob that outlives the next layer": "#e07a3f",
     "copy in another layout": "#b98ac9",
-    "workspace and transformed weights": "#6fb98f",
+    "workspace": "#dfe3a1",
+    "transformed weights": "#6fb98f",
     "mapped raw weights": "#4f7f6b",
     "reserved": "#eef3f0",
 }
-_BUDGET_COLOUR = "#b3261e"
-_LINE_COLOUR, _STOCK_COLOUR = "#2f5d8a", "#b3261e"
+BUDGET_COLOUR = "#b3261e"
+LINE_COLOUR, _STOCK_COLOUR = "#2f5d8a", "#b3261e"
 # a label needs this share of the plot's height and width
 _LABEL_HEIGHT, _CHARACTER_WIDTH = 0.028, 0.0075
 
@@ -51,14 +61,14 @@ def check_plot_path(path: Path) -> None:
         raise InputError(f"{path} does not end in {', '.join(_FORMATS)}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder", hint="make it first")
-    _figure(1, 1)
+    new_figure(1, 1)
 
 
 def plot_layout(found: MemoryMap, title: str, path: str | os.PathLike[str]) -> None:
     """Draws all memory of one inference, step by step.
 
-    Resident weights and the arena with its blobs lie at the bottom; on top of them, per step, workspace and mapped raw
-    weights, within what they reach at most.
+    Resident weights and the arena with its blobs and workspace lie at the bottom; on top of them, per step, transformed
+    and mapped raw weights of loads, within what they reach at most.
 
     Args:
         found: what to draw.
@@ -68,7 +78,7 @@ def plot_layout(found: MemoryMap, title: str, path: str | os.PathLike[str]) -> N
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    figure, axes = _figure(12.8, 7.2)
+    figure, axes = new_figure(12.8, 7.2)
     steps = len(found.layers)
     memory = found.memory
     bottom = _band(axes, 0, memory.base_bytes, steps, "code and objects")
@@ -76,9 +86,9 @@ def plot_layout(found: MemoryMap, title: str, path: str | os.PathLike[str]) -> N
     height = max(found.budget_bytes, memory.peak_bytes)
     _draw_blobs(axes, found, bottom, height)
     bottom += memory.arena_bytes
-    bottom = _draw_steps(axes, found.heap_bytes, bottom, memory.heap_bytes, "workspace and transformed weights")
+    bottom = _draw_steps(axes, found.heap_bytes, bottom, memory.heap_bytes, "transformed weights")
     _draw_steps(axes, found.mapped_bytes, bottom, memory.mapped_bytes, "mapped raw weights")
-    axes.axhline(found.budget_bytes / _MB, color=_BUDGET_COLOUR, linewidth=1.6, linestyle=(0, (6, 3)), zorder=5)
+    axes.axhline(found.budget_bytes / _MB, color=BUDGET_COLOUR, linewidth=1.6, linestyle=(0, (6, 3)), zorder=5)
     axes.annotate(
         f"budget {format_bytes(found.budget_bytes)}",
         (steps, found.budget_bytes / _MB),
@@ -86,7 +96,7 @@ def plot_layout(found: MemoryMap, title: str, path: str | os.PathLike[str]) -> N
         textcoords="offset points",
         ha="right",
         va="bottom",
-        color=_BUDGET_COLOUR,
+        color=BUDGET_COLOUR,
         fontsize=9,
     )
     axes.set_xlim(0, max(steps, 1))
@@ -94,9 +104,9 @@ def plot_layout(found: MemoryMap, title: str, path: str | os.PathLike[str]) -> N
     axes.set_ylim(0, height / _MB * 1.08)
     axes.set_xlabel(f"step: a layer, or a chain of layers ({steps})")
     axes.set_ylabel("memory beyond the idle process, MB")
-    axes.set_title(f"{_text(title)}: {format_bytes(memory.peak_bytes)} predicted peak", loc="left", fontsize=11)
+    axes.set_title(f"{plain_text(title)}: {format_bytes(memory.peak_bytes)} predicted peak", loc="left", fontsize=11)
     _legend(figure, found)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_sweep(
@@ -117,12 +127,12 @@ def plot_sweep(
     feasible = [point for point in points if point.feasible]
     if not feasible:
         raise InputError("no budget of the sweep can work: there is nothing to draw")
-    figure, (above, below) = _figure(9.6, 7.2, rows=(3, 2))
+    figure, (above, below) = new_figure(9.6, 7.2, rows=(3, 2))
     budgets = [point.budget_bytes / _MB for point in feasible]
     above.plot(
         budgets,
         [point.predicted_seconds * 1e3 for point in feasible],
-        color=_LINE_COLOUR,
+        color=LINE_COLOUR,
         marker="o",
         markersize=4.5,
         drawstyle="steps-post",
@@ -130,7 +140,9 @@ def plot_sweep(
     )
     for point in stock:
         x, y = point.peak_bytes / _MB, point.seconds * 1e3
-        above.plot([x], [y], color=_STOCK_COLOUR, marker="D", markersize=7, linestyle="none", label=_text(point.name))
+        above.plot(
+            [x], [y], color=_STOCK_COLOUR, marker="D", markersize=7, linestyle="none", label=plain_text(point.name)
+        )
         above.annotate(
             f"{y:.3g} ms at {format_bytes(point.peak_bytes)}",
             (x, y),
@@ -148,11 +160,11 @@ def plot_sweep(
         textcoords="offset points",
         va="bottom",
         fontsize=8,
-        color=_LINE_COLOUR,
+        color=LINE_COLOUR,
     )
     above.set_ylim(0, above.get_ylim()[1] * 1.05)
     above.set_ylabel("one inference, ms")
-    above.set_title(_text(title), loc="left", fontsize=11)
+    above.set_title(plain_text(title), loc="left", fontsize=11)
     above.legend(frameon=False, fontsize=9)
     for values, colour, label in (
         ([point.streamed_bytes for point in feasible], _COLOURS["mapped raw weights"], "streamed in each inference"),
@@ -175,10 +187,10 @@ def plot_sweep(
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
     _logarithmic(below, [*budgets, *(point.peak_bytes / _MB for point in stock)])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float, rows: tuple[int, ...] = ()) -> tuple[Any, Any]:
+def new_figure(width: float, height: float, rows: tuple[int, ...] = ()) -> tuple[Any, Any]:
     """A figure that no display needs, and its axes."""
     try:
         from matplotlib.figure import Figure
@@ -216,13 +228,15 @@ def _draw_blobs(axes: Any, found: MemoryMap, bottom: int, height: int) -> None:
         axes.add_patch(
             Rectangle((x, y), width, tall, facecolor=_COLOURS[_kind(blob)], edgecolor="white", linewidth=edge, zorder=2)
         )
-        label = _text(blob.blob)
+        label = plain_text(blob.blob)
         is_tall = blob.size_bytes > _LABEL_HEIGHT * height
         if is_tall and width > _CHARACTER_WIDTH * len(label) * len(found.layers):
             axes.text(x + width / 2, y + tall / 2, label, ha="center", va="center", fontsize=7, zorder=3)
 
 
 def _kind(blob: MapBlob) -> str:
+    if blob.is_scratch:
+        return "workspace"
     if blob.is_copy:
         return "copy in another layout"
     return "blob" if blob.end - blob.begin <= _SHORT_STEPS else "blob that outlives the next layer"
@@ -250,8 +264,9 @@ def _legend(figure: Any, found: MemoryMap) -> None:
     kinds = {_kind(blob) for blob in found.blobs}
     entries: list[tuple[str, int]] = [
         ("mapped raw weights", max(found.mapped_bytes, default=0)),
-        ("workspace and transformed weights", memory.heap_bytes),
-        ("blob", -1 if found.blobs else 0),
+        ("transformed weights", memory.heap_bytes),
+        ("workspace", -1 if "workspace" in kinds else 0),
+        ("blob", -1 if "blob" in kinds else 0),
         ("blob that outlives the next layer", -1 if "blob that outlives the next layer" in kinds else 0),
         ("copy in another layout", -1 if "copy in another layout" in kinds else 0),
         ("resident weights", memory.resident_bytes),
@@ -282,12 +297,13 @@ def _plain(value: float, _: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _text(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text from a file, which matplotlib is not to read as mathematics."""
     return printable(text).replace("$", r"\$")
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a figure to a .png, .svg or .pdf, replaced as a whole."""
     suffix = Path(path).suffix.removeprefix(".")
     save: Callable[..., None] = figure.savefig
     with atomic_write(path) as file:

@@ -35,20 +35,24 @@ class GrowthMeter:
     def __init__(self) -> None:
         self._idle_bytes = resident_bytes()
         self.exact = False
-        self._forget_peak()
+        self.restart()
 
     def idle_again(self) -> None:
         """Let the peak start again; what has come to stay since, such as further imports, counts as idle too."""
         self._idle_bytes = max(self._idle_bytes, resident_bytes())
-        self._forget_peak()
+        self.restart()
 
-    def _forget_peak(self) -> None:
+    def restart(self) -> None:
         """Let the peak start again from what is resident now; the idle process stays what it was."""
         self.exact = peak_is_exact()
 
     def peak_bytes(self) -> int:
         """Growth of the peak, in bytes."""
         return max(0, peak_bytes() - self._idle_bytes)
+
+    def held_bytes(self) -> int:
+        """Growth of what is resident now, in bytes."""
+        return max(0, resident_bytes() - self._idle_bytes)
 
 
 def resident_bytes() -> int:

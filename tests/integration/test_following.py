@@ -15,20 +15,11 @@ from flexnn_ncnn.auto_budget import AutoBudget
 from flexnn_ncnn.errors import BudgetError, UsageError
 from flexnn_ncnn.following import Follower, held_bytes
 from flexnn_ncnn.memory_limits import MemoryState
-from tests.integration import tiny_models
 
 MB = 10**6
 LIMIT = 64 * MB  # which keeps 4 MB in reserve
 SECONDS = 120
 PICTURE = np.random.default_rng(5).random((3, 32, 32), np.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network with 9 MB of weights; plans are kept beside it."""
-    made = tmp_path_factory.mktemp("following")
-    tiny_models.fully_connected(made)
-    return made
 
 
 class System:
@@ -50,10 +41,10 @@ def system() -> System:
 
 
 @pytest.fixture
-def session(folder: Path, system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[flexnn_ncnn.Session]:
+def session(planned_folder: Path, system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[flexnn_ncnn.Session]:
     monkeypatch.setattr(following, "_PLANNING_BYTES", 0)
-    param = folder / "model.param"
-    with flexnn_ncnn.open_session(param, budget="auto", cache_dir=folder / "cache") as opened:
+    param = planned_folder / "model.param"
+    with flexnn_ncnn.open_session(param, budget="auto", cache_dir=planned_folder / "cache") as opened:
         system.session = opened
         opened._follower = Follower(opened._active, opened._turns, AutoBudget(system.read, lambda: system.now))
         yield opened
@@ -112,10 +103,10 @@ def test_it_does_not_grow_beyond_what_the_model_can_use(session: flexnn_ncnn.Ses
 
 
 def test_where_no_plan_is_there_memory_is_given_back_before_one_is_made(
-    session: flexnn_ncnn.Session, system: System, folder: Path, monkeypatch: pytest.MonkeyPatch
+    session: flexnn_ncnn.Session, system: System, planned_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_LEVELS_SEARCHED", 0)
-    for plan in folder.rglob("4000000.plan.json"):
+    for plan in planned_folder.rglob("4000000.plan.json"):
         plan.unlink()
     system.free_bytes = 14_400_000
     run(session, system)
@@ -200,11 +191,13 @@ def test_a_plan_that_is_being_made_to_grow_does_not_hinder_shrinking(
     assert session.budget_bytes == 4 * MB  # what it was to grow from is no more
 
 
-def test_a_system_that_does_not_tell_its_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_does_not_tell_its_memory(
+    planned_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Silent(memory_limits.MemoryLimits):
         def __init__(self) -> None:
             super().__init__(tmp_path)
 
     monkeypatch.setattr(memory_limits, "MemoryLimits", Silent)
     with pytest.raises(UsageError, match="how much memory"):
-        flexnn_ncnn.open_session(folder / "model.param", budget="auto", cache_dir=folder / "cache")
+        flexnn_ncnn.open_session(planned_folder / "model.param", budget="auto", cache_dir=planned_folder / "cache")
