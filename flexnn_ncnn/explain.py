@@ -230,8 +230,8 @@ def _about_memory(found: Explanation) -> Iterator[str]:
     memory = found.memory
     parts = {
         "resident weights": memory.resident_bytes,
-        "blobs": memory.arena_bytes,
-        "workspace and transformed weights": memory.heap_bytes,
+        "blobs and workspace": memory.arena_bytes,
+        "transformed weights of loads": memory.heap_bytes,
         "mapped raw weights or outputs": memory.mapped_bytes,
         "code and objects": memory.base_bytes,
     }
@@ -240,9 +240,9 @@ def _about_memory(found: Explanation) -> Iterator[str]:
     )
     free = format_bytes(max(0, found.budget_bytes - memory.peak_bytes))
     yield f"At the peak {format_bytes(memory.peak_bytes)} are held, {free} below the budget: {listed}."
-    heaviest = max(found.layers, key=lambda layer: layer.heap_bytes, default=None)
-    if heaviest is not None and heaviest.heap_bytes:
-        yield f"The workspace is set by {_layer(heaviest)}."
+    heaviest = max(found.layers, key=lambda layer: layer.scratch_bytes, default=None)
+    if heaviest is not None and heaviest.scratch_bytes:
+        yield f"Most workspace is needed by {_layer(heaviest)}."
 
 
 def _about_time(found: Explanation) -> Iterator[str]:
@@ -333,7 +333,7 @@ def _count(items: Sequence[object], one: str, many: str) -> str:
 
 
 def _layer(layer: LayerForecast) -> str:
-    return f"{layer.name!r} ({layer.type}, {format_bytes(layer.heap_bytes)})"
+    return f"{layer.name!r} ({layer.type}, {format_bytes(layer.scratch_bytes)})"
 
 
 def _ms(seconds: float) -> str:

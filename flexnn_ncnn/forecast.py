@@ -60,8 +60,8 @@ class MemoryShares:
     Attributes:
         base_bytes: code pages and Python objects, which no schedule changes.
         resident_bytes: weights kept between inferences.
-        arena_bytes: blobs.
-        heap_bytes: workspace and streamed weights transformed, of the layer that needs most.
+        arena_bytes: blobs, and what layers allocate while they compute.
+        heap_bytes: streamed weights transformed, of the layer that needs most.
         mapped_bytes: raw weights mapped while streaming, or the outputs handed over, whichever is more.
     """
 
@@ -92,7 +92,8 @@ class LayerForecast:
         slabs: how many slabs of output rows it is computed in; 1 is at once.
         streamed_bytes: weights read from the file in each inference.
         kept_bytes: weights kept between inferences, as they lie in memory.
-        heap_bytes: workspace and transformed weights while it runs.
+        heap_bytes: transformed weights while it is loaded and runs.
+        scratch_bytes: workspace while it runs.
         mapped_bytes: raw weights mapped at once.
         time: where its time goes.
     """
@@ -108,6 +109,7 @@ class LayerForecast:
     streamed_bytes: int
     kept_bytes: int
     heap_bytes: int
+    scratch_bytes: int
     mapped_bytes: int
     time: TimeShares
 
@@ -259,7 +261,7 @@ def _layer_forecast(
     names = tuple(member.name for member in members)
     if choice is None:
         nothing = TimeShares(0.0, 0.0, 0.0, 0.0)
-        return LayerForecast(layer.index, layer.name, layer.type, names, "", True, 1, 1, 0, 0, 0, 0, nothing)
+        return LayerForecast(layer.index, layer.name, layer.type, names, "", True, 1, 1, 0, 0, 0, 0, 0, nothing)
     costs = [next(cost for cost in member.kernels if cost.kernel == choice.kernel) for member in members]
     streamed_bytes = 0 if choice.resident else choice.read_bytes
     return LayerForecast(
@@ -274,6 +276,7 @@ def _layer_forecast(
         streamed_bytes=streamed_bytes,
         kept_bytes=choice.kept_bytes,
         heap_bytes=choice.heap_bytes,
+        scratch_bytes=choice.scratch_bytes,
         mapped_bytes=choice.raw_bytes,
         time=_times(members, costs, choice, streamed_bytes * read_seconds_per_byte),
     )

@@ -20,6 +20,7 @@ class MapBlob:
         begin, end: the steps it exists in, half-open.
         offset_bytes: from the arena's begin.
         size_bytes: bytes it takes.
+        is_scratch: whether it is no blob but what a layer allocates from while it computes.
     """
 
     blob: str
@@ -28,6 +29,7 @@ class MapBlob:
     end: int
     offset_bytes: int
     size_bytes: int
+    is_scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,16 @@ def memory_map(decided: Schedule, base_bytes: int) -> MemoryMap:
         budget_bytes=decided.budget_bytes,
         memory=memory_shares(decided, base_bytes),
         layers=tuple(layer.name for layer in layers),
-        blobs=tuple(
-            MapBlob(buffer.blob, "@" in buffer.blob, buffer.begin, buffer.end, offset, buffer.size_bytes)
-            for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
+        blobs=(
+            *(
+                MapBlob(buffer.blob, "@" in buffer.blob, buffer.begin, buffer.end, offset, buffer.size_bytes)
+                for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
+            ),
+            *(
+                MapBlob("", False, step, step + 1, offset, choice.scratch_bytes, True)
+                for step, (choice, offset) in enumerate(zip(decided.chosen, decided.scratch_offsets, strict=True))
+                if choice is not None and choice.scratch_bytes
+            ),
         ),
         heap_bytes=tuple(layer.heap_bytes for layer in layers),
         mapped_bytes=tuple(layer.mapped_bytes for layer in layers),

@@ -64,8 +64,12 @@ def write_schedule(found: Explanation, model: str, base: str, words: Sequence[st
             ("model", model),
             ("budget", format_bytes(found.budget_bytes)),
             ("memory", f"{format_bytes(memory.peak_bytes)} predicted"),
-            ("", f"{format_bytes(memory.arena_bytes)} blobs, {format_bytes(memory.heap_bytes)} workspace"),
-            ("", f"{format_bytes(memory.resident_bytes)} resident, {format_bytes(memory.mapped_bytes)} mapped weights"),
+            ("", f"{format_bytes(memory.arena_bytes)} blobs and workspace"),
+            (
+                "",
+                f"{format_bytes(memory.resident_bytes)} resident, {format_bytes(memory.heap_bytes)} transformed, "
+                f"{format_bytes(memory.mapped_bytes)} mapped weights",
+            ),
             ("", f"{format_bytes(memory.base_bytes)} code and objects, {base}"),
             ("weights", f"{format_bytes(found.streamed_bytes)} streamed for {streamed} of {len(found.layers)} steps"),
             ("time", f"{_ms(time.seconds)} predicted, {_ms(found.fastest_seconds)} without a budget"),
