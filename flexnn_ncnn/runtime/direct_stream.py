@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -66,9 +66,10 @@ class DirectStream:
         self._extents = [extents_of(flat, mmap.PAGESIZE) for flat in pieces]
         self._sizes = [staged_bytes(flat, mmap.PAGESIZE) for flat in pieces]
         self._memory = anonymous_pages(size_bytes)
-        self._descriptor, self.note = _open_again(source)
+        files = {source.file_of(extent.offset_bytes)[0] for extents in self._extents for extent in extents}
+        self._files, self.note = _open_again(files)
         self._owner = os.getpid()
-        self._reads: Reads = open_reads(self._descriptor, direct=not self.note)
+        self._reads: Reads = open_reads(direct=not self.note)
         # loads are numbered on and on: number % len(loads) is the load
         self._next_read = self._next_fetch = 0
         self._read_to = 0  # where in the memory the next load goes, if there is room up to the end
@@ -141,15 +142,13 @@ class DirectStream:
 
     def close(self) -> None:
         """Wait for what is being read and close the file; closing twice is fine."""
-        if self._descriptor >= 0:
-            self._reads.close()
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._reads.close()
+        _close(self._files)
 
     def _restart(self, load: int) -> None:
         """Begin anew; right whatever happened before, an interrupt within any line here or a fork included."""
         self._reads.close()
-        self._reads, self._owner = open_reads(self._descriptor, direct=not self.note), os.getpid()
+        self._reads, self._owner = open_reads(direct=not self.note), os.getpid()
         self._live, self._pending, self._failed, self._fetched = {}, {}, {}, {}
         self._next_read = self._next_fetch = load
         self._read_to = 0
@@ -159,43 +158,58 @@ class DirectStream:
         found = []
         for extent in self._extents[load]:
             at = begin + extent.at_bytes
+            file, offset_bytes = self._source.file_of(extent.offset_bytes)
             for done in range(0, extent.size_bytes, _READ_BYTES):
                 target = self._memory[at + done : at + min(done + _READ_BYTES, extent.size_bytes)]
-                found.append(Read(extent.offset_bytes + done, target, number))
+                found.append(Read(self._files[file], offset_bytes + done, target, number))
         return found
 
     def _take_ended(self) -> None:
         for read, count in self._reads.wait():
             self._pending[read.tag] -= 1
-            wanted = min(read.target.nbytes, self._source.size_bytes - read.offset_bytes)
+            file = next(file for file, descriptor in self._files.items() if descriptor == read.file_descriptor)
+            wanted = min(read.target.nbytes, file.size_bytes - read.offset_bytes)
             if 0 <= count < wanted:
-                count = read_now(self._descriptor, read)
+                count = read_now(read)
             if count < 0:
-                self._failed[read.tag] = self._error(f"cannot be read: {os.strerror(-count)}", read.offset_bytes)
+                problem = f"cannot be read: {os.strerror(-count)}"
             elif count < wanted:
-                self._failed[read.tag] = self._error("became shorter while it was read", read.offset_bytes + count)
-
-    def _error(self, message: str, offset_bytes: int) -> ModelFormatError:
-        return ModelFormatError(message, path=self._source.path, offset_bytes=offset_bytes)
+                problem = "became shorter while it was read"
+            else:
+                continue
+            self._failed[read.tag] = ModelFormatError(problem, path=file.path, offset_bytes=read.offset_bytes)
 
     def _forget(self, load: int) -> None:
         for extent in self._extents[load]:
-            drop(self._descriptor, Range(extent.offset_bytes, extent.end_bytes))
+            file, begin = self._source.file_of(extent.offset_bytes)
+            drop(Range(self._files[file], begin, begin + extent.size_bytes))
 
 
-def _open_again(source: WeightSource) -> tuple[int, str]:
-    """A descriptor for reads past the page cache, or for any others; and why so."""
-    if not _O_DIRECT:
-        return _opened(source, 0), "this system reads through the page cache only"
-    try:
-        descriptor = _opened(source, _O_DIRECT)
-        if read_now(descriptor, Read(0, anonymous_pages(mmap.PAGESIZE), 0)) != -errno.EINVAL:
-            return descriptor, ""
-        os.close(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise ModelFormatError(f"cannot be read: {error.strerror}", path=source.path) from error
-    return _opened(source, 0), f"the file system of {source.path} reads through the page cache only"
+def _open_again(files: Iterable[WeightSource]) -> tuple[dict[WeightSource, int], str]:
+    """Descriptors for reads past the page cache, or for any others; and why so."""
+    found: dict[WeightSource, int] = {}
+    note = "" if _O_DIRECT else "this system reads through the page cache only"
+    for file in files if not note else ():
+        try:
+            found[file] = _opened(file, _O_DIRECT)
+            problem = -read_now(Read(found[file], 0, anonymous_pages(mmap.PAGESIZE), 0))
+        except OSError as error:
+            problem = error.errno or errno.EIO
+        if problem == errno.EINVAL:
+            note = f"the file system of {file.path} reads through the page cache only"
+            break
+        if problem > 0:
+            _close(found)
+            raise ModelFormatError(f"cannot be read: {os.strerror(problem)}", path=file.path)
+    if note:
+        _close(found)
+        found.update((file, _opened(file, 0)) for file in files)
+    return found, note
+
+
+def _close(files: dict[WeightSource, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
 
 def _opened(source: WeightSource, flags: int) -> int:

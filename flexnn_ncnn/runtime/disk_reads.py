@@ -33,18 +33,20 @@ class Read(NamedTuple):
     """Bytes of a file to be read into memory; for a file opened with O_DIRECT all three whole pages.
 
     Attributes:
+        file_descriptor: of the file; stays the caller's.
         offset_bytes: in the file.
         target: where they go, as many as it has room for.
         tag: whatever the caller wants to know it by.
     """
 
+    file_descriptor: int
     offset_bytes: int
     target: npt.NDArray[np.uint8]
     tag: int
 
 
 class Reads(Protocol):
-    """Reads under way from one file; for one thread."""
+    """Reads under way; for one thread."""
 
     def submit(self, reads: Iterable[Read]) -> None:
         """Begin them, in this order."""
@@ -56,19 +58,18 @@ class Reads(Protocol):
         """Wait for what is under way and end; closing twice is fine."""
 
 
-def open_reads(file_descriptor: int, direct: bool) -> Reads:
+def open_reads(direct: bool) -> Reads:
     """The best way to read there is here.
 
     Args:
-        file_descriptor: of the file; stays the caller's.
-        direct: whether it was opened with O_DIRECT. The kernel's queue waits for each read of any other file.
+        direct: whether files are opened with O_DIRECT. The kernel's queue waits for each read of any others.
     """
     if direct:
         try:
-            return KernelReads(file_descriptor)
+            return KernelReads()
         except OSError:
             pass  # not built in, or forbidden: some containers do
-    return ThreadReads(file_descriptor)
+    return ThreadReads()
 
 
 class _Request(ctypes.Structure):
@@ -102,23 +103,19 @@ class _Event(ctypes.Structure):
 
 
 class KernelReads:
-    """Reads in the kernel's own queue.
-
-    Args:
-        file_descriptor: of a file opened with O_DIRECT.
+    """Reads of files opened with O_DIRECT in the kernel's own queue.
 
     Raises:
         OSError: this machine's kernel has none for us.
     """
 
-    def __init__(self, file_descriptor: int) -> None:
+    def __init__(self) -> None:
         calls = _CALLS.get(platform.machine())
         if calls is None or ctypes.sizeof(ctypes.c_void_p) != 8 or os.uname().sysname != "Linux":
             raise OSError(errno.ENOSYS, "no asynchronous reads known for this machine")
         self._setup, self._destroy, self._getevents, self._submit = calls
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._syscall.restype = ctypes.c_long
-        self._descriptor = file_descriptor
         self._context = ctypes.c_ulong(0)
         self._call(self._setup, _QUEUE_LENGTH, ctypes.byref(self._context))
         self._events = (_Event * _QUEUE_LENGTH)()
@@ -167,7 +164,7 @@ class KernelReads:
             request = _Request(
                 data=number,
                 opcode=_PREAD,
-                file_descriptor=self._descriptor,
+                file_descriptor=read.file_descriptor,
                 address=read.target.ctypes.data,
                 size_bytes=read.target.nbytes,
                 offset_bytes=read.offset_bytes,
@@ -191,14 +188,9 @@ class KernelReads:
 
 
 class ThreadReads:
-    """Reads by threads.
+    """Reads by threads."""
 
-    Args:
-        file_descriptor: of a file.
-    """
-
-    def __init__(self, file_descriptor: int) -> None:
-        self._descriptor = file_descriptor
+    def __init__(self) -> None:
         self._asked: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[Read, int]] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"flexnn-read-{i}") for i in range(_THREADS)]
@@ -225,16 +217,16 @@ class ThreadReads:
 
     def _work(self) -> None:
         while (read := self._asked.get()) is not None:
-            self._ended.put((read, read_now(self._descriptor, read)))
+            self._ended.put((read, read_now(read)))
 
 
-def read_now(file_descriptor: int, read: Read) -> int:
+def read_now(read: Read) -> int:
     """Read and wait for it: the bytes read, fewer only at the file's end, or a negative errno."""
     done, size = 0, read.target.nbytes
     while done < size:
         rest: Any = read.target[done:]
         try:
-            count = os.preadv(file_descriptor, [rest], read.offset_bytes + done)
+            count = os.preadv(read.file_descriptor, [rest], read.offset_bytes + done)
         except OSError as error:
             return -(error.errno or errno.EIO)
         if count == 0:

@@ -23,19 +23,30 @@ class Range(NamedTuple):
     """Bytes of a file.
 
     Attributes:
+        file_descriptor: of the file.
         begin, end: offsets, half-open.
     """
 
+    file_descriptor: int
     begin: int
     end: int
 
+    @property
+    def size_bytes(self) -> int:
+        """How many."""
+        return self.end - self.begin
+
     def reaches(self, other: Range) -> bool:
         """Whether the other one follows it on the same page or the next: then both are read as one."""
-        return 0 <= other.begin - self.end < mmap.PAGESIZE
+        return self.file_descriptor == other.file_descriptor and 0 <= other.begin - self.end < mmap.PAGESIZE
+
+    def and_up_to(self, end: int) -> Range:
+        """From its begin to `end`."""
+        return Range(self.file_descriptor, self.begin, end)
 
 
 class ReadAhead:
-    """Reads what comes next of a file into the page cache while the caller computes.
+    """Reads what comes next of files into the page cache while the caller computes.
 
     A thread reads it in large parts and throws it away. Asking the kernel to do so alone (posix_fadvise) takes the
     caller's time and leaves the file in small pages, which cost ten times as much to map; and who touches a mapping
@@ -43,20 +54,15 @@ class ReadAhead:
     already is not read, and finding out takes a microsecond for every few megabytes.
 
     Args:
-        file_descriptor: of the file; closed after this.
-        loads: the ranges of each load, in the cyclic order they are needed in.
+        loads: the ranges of each load, in the cyclic order they are needed in; their files are closed after this.
         window_bytes: how much is read beyond the load that is needed now; 0 for nothing at all.
     """
 
-    def __init__(self, file_descriptor: int, loads: Sequence[Sequence[Range]], window_bytes: int) -> None:
-        self._descriptor = file_descriptor
+    def __init__(self, loads: Sequence[Sequence[Range]], window_bytes: int) -> None:
         spans = [list(_spans(ranges)) for ranges in loads]
         self._spans = [span for load in spans for span in load]
         self._firsts = [0, *accumulate(len(load) for load in spans)]  # the first span of each load
-        self._before = [
-            0,
-            *accumulate(span.end - span.begin for span in self._spans),
-        ]  # bytes of a cycle before each span
+        self._before = [0, *accumulate(span.size_bytes for span in self._spans)]  # bytes of a cycle before each span
         self._window_bytes = min(window_bytes, self._before[-1])
         self._looked_at = 0  # spans, counted on from one cycle to the next
         self._cycle, self._load = -1, len(loads)
@@ -111,14 +117,14 @@ class ReadAhead:
             if cycle * self._before[-1] + self._before[span] >= limit_bytes:
                 return
             found = self._spans[span]
-            # its ends may lie on pages of its neighbours
-            if not self._is_cached((found.begin + found.end) // 2):
+            if not self._is_cached(found):
                 self._read(self._looked_at, found)
             self._looked_at += 1
 
-    def _is_cached(self, offset_bytes: int) -> bool:
+    def _is_cached(self, span: Range) -> bool:
+        middle = (span.begin + span.end) // 2  # its ends may lie on pages of its neighbours
         try:
-            return bool(_NOWAIT) and os.preadv(self._descriptor, self._byte, offset_bytes, _NOWAIT) == 1
+            return bool(_NOWAIT) and os.preadv(span.file_descriptor, self._byte, middle, _NOWAIT) == 1
         except OSError:  # not there, or a file system that does not tell
             return False
 
@@ -138,31 +144,31 @@ class ReadAhead:
                 if self._closed:
                     return
                 count, whole = self._first_unread()
-            count_full, rest = divmod(whole.end - whole.begin, _SCRATCH_BYTES)
+            count_full, rest = divmod(whole.size_bytes, _SCRATCH_BYTES)
             buffers = [scratch] * count_full + [scratch[:rest]]
             with suppress(OSError):  # whoever maps it will find out
-                os.preadv(self._descriptor, buffers, whole.begin)
+                os.preadv(whole.file_descriptor, buffers, whole.begin)
             with self._changed:
                 for _ in range(count):
                     self._unread.popleft()
                 self._changed.notify_all()
 
     def _first_unread(self) -> tuple[int, Range]:
-        """How many of the next spans to read in one call, one if somebody waits for it, and what they are as a whole."""
+        """How many of the next spans to read in one call, just one if somebody waits for it, and their whole."""
         if self._urgent:
             return 1, self._unread[0][1]
         count, whole = 0, self._unread[0][1]
         for _, span in self._unread:
             if count and not (whole.reaches(span) and span.end - whole.begin <= self._longest_bytes):
                 break
-            count, whole = count + 1, Range(whole.begin, span.end)
+            count, whole = count + 1, whole.and_up_to(span.end)
         return count, whole
 
 
-def drop(file_descriptor: int, wanted: Range) -> None:
+def drop(part: Range) -> None:
     """Let the system forget a part of a file; pages that are mapped stay."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file_descriptor, wanted.begin, wanted.end - wanted.begin, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(part.file_descriptor, part.begin, part.size_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def _spans(ranges: Sequence[Range]) -> Iterator[Range]:
@@ -170,9 +176,9 @@ def _spans(ranges: Sequence[Range]) -> Iterator[Range]:
     merged: list[Range] = []
     for part in ranges:
         if merged and merged[-1].reaches(part):
-            merged[-1] = Range(merged[-1].begin, part.end)
+            merged[-1] = merged[-1].and_up_to(part.end)
         else:
             merged.append(part)
     for part in merged:
         for begin in range(part.begin, part.end, _SPAN_BYTES):
-            yield Range(begin, min(begin + _SPAN_BYTES, part.end))
+            yield Range(part.file_descriptor, begin, min(begin + _SPAN_BYTES, part.end))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
+from flexnn_ncnn.plan import WeightPiece
 from flexnn_ncnn.runtime.direct_stream import DirectStream, largest_load_bytes
 from flexnn_ncnn.runtime.page_cache import Range, ReadAhead
 from flexnn_ncnn.runtime.weight_source import WeightSource
@@ -86,16 +86,8 @@ class MappedStream:
     def __init__(self, source: WeightSource, loads: Sequence[Load], read_ahead_bytes: int) -> None:
         self.note = ""
         self._source, self._loads = source, loads
-        ranges = [
-            [
-                Range(piece.offset_bytes, piece.offset_bytes + piece.stored_bytes)
-                for layer in load
-                for piece in layer
-                if piece.offset_bytes < TRANSFORMED_OFFSET_BYTES
-            ]
-            for load in loads
-        ]
-        self._ahead = ReadAhead(source.file_descriptor, ranges, read_ahead_bytes)
+        ranges = [[_range(source, piece) for layer in load for piece in layer] for load in loads]
+        self._ahead = ReadAhead(ranges, read_ahead_bytes)
 
     def read_ahead(self) -> None:
         """Begin to read what comes next, as far as there is room."""
@@ -123,3 +115,8 @@ class MappedStream:
     def close(self) -> None:
         """Read no more; the source is the caller's."""
         self._ahead.close()
+
+
+def _range(source: WeightSource, piece: WeightPiece) -> Range:
+    file, begin = source.file_of(piece.offset_bytes)
+    return Range(file.file_descriptor, begin, begin + piece.stored_bytes)

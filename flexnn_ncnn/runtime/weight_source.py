@@ -87,7 +87,7 @@ class WeightSource:
         Raises:
             ModelFormatError: the file is shorter than it was, or cannot be read.
         """
-        return [self._array(piece) for piece in pieces]
+        return [decoded(piece, self._stored) for piece in pieces]
 
     def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Some rows of a matrix, flat, reading nothing else.
@@ -117,8 +117,14 @@ class WeightSource:
 
     @property
     def file_descriptor(self) -> int:
-        """Of the open file."""
+        """Of the .bin."""
         return self._file.fileno()
+
+    def file_of(self, offset_bytes: int) -> tuple[WeightSource, int]:
+        """The file that has what a piece calls `offset_bytes`, and where in it."""
+        if offset_bytes < TRANSFORMED_OFFSET_BYTES or self._transformed is None:
+            return self, offset_bytes
+        return self._transformed, offset_bytes - TRANSFORMED_OFFSET_BYTES
 
     def close(self) -> None:
         """Close the file; mappings in use stay until they are dropped."""
@@ -136,21 +142,20 @@ class WeightSource:
         if piece.encoding == "table":
             self._check(piece.table_offset_bytes, TABLE_BYTES)
 
-    def _array(self, piece: WeightPiece) -> npt.NDArray[Any]:
-        if piece.offset_bytes < TRANSFORMED_OFFSET_BYTES or self._transformed is None:
-            return decoded(piece, self._stored)
-        return self._transformed._stored(piece.offset_bytes - TRANSFORMED_OFFSET_BYTES, piece.count).view(np.int8)
-
     def _check(self, offset_bytes: int, size_bytes: int) -> None:
-        if offset_bytes < 0 or offset_bytes + size_bytes > self.size_bytes:
+        file, at_bytes = self.file_of(offset_bytes)
+        if at_bytes < 0 or at_bytes + size_bytes > file.size_bytes:
             raise ModelFormatError(
-                f"ends before the weights at {offset_bytes}, {size_bytes} bytes",
-                path=self.path,
+                f"ends before the weights at {at_bytes}, {size_bytes} bytes",
+                path=file.path,
                 hint="build or copy the model again",
             )
 
     def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         self._check(offset_bytes, size_bytes)
+        file, at_bytes = self.file_of(offset_bytes)
+        if file is not self:
+            return file._stored(at_bytes, size_bytes)
         try:
             if size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
                 return self._mapped(offset_bytes, size_bytes)

@@ -20,12 +20,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PAGES = 300
 DATA = np.random.default_rng(0).integers(0, 256, PAGES * PAGE, np.uint8)
 
-Kind = Callable[[int], Reads]
+Kind = Callable[[], Reads]
 
 
-def works(kind: Kind, descriptor: int) -> bool:
+def works(kind: Kind) -> bool:
     try:
-        kind(descriptor).close()
+        kind().close()
     except OSError:
         return False
     return True
@@ -37,7 +37,7 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     path.write_bytes(DATA.tobytes() + b"tail")
     try:
         found = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        if read_now(found, Read(0, anonymous_pages(PAGE), 0)) < 0:
+        if read_now(Read(found, 0, anonymous_pages(PAGE), 0)) < 0:
             raise OSError(errno.EINVAL, "no direct reads")
     except OSError:
         pytest.skip("the file system of temporary files reads through the page cache only")
@@ -46,10 +46,10 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture(params=[KernelReads, ThreadReads])
-def reads(request: pytest.FixtureRequest, descriptor: int) -> Iterator[Reads]:
-    if not works(request.param, descriptor):
+def reads(request: pytest.FixtureRequest) -> Iterator[Reads]:
+    if not works(request.param):
         pytest.skip("no such reads here")
-    made = request.param(descriptor)
+    made = request.param()
     yield made
     made.close()
 
@@ -61,45 +61,45 @@ def all_of(reads: Reads, count: int) -> dict[int, int]:
     return ended
 
 
-def test_each_read_gets_its_bytes(reads: Reads) -> None:
+def test_each_read_gets_its_bytes(reads: Reads, descriptor: int) -> None:
     memory = anonymous_pages(PAGES * PAGE)
     order = np.random.default_rng(1).permutation(PAGES)
     # far more than the kernel's queue has room for
-    reads.submit(Read(int(i) * PAGE, memory[i * PAGE : (i + 1) * PAGE], int(i)) for i in order)
+    reads.submit(Read(descriptor, int(i) * PAGE, memory[i * PAGE : (i + 1) * PAGE], int(i)) for i in order)
     assert set(all_of(reads, PAGES).values()) == {PAGE}
     np.testing.assert_array_equal(memory, DATA)
 
 
-def test_a_read_beyond_the_end_is_short(reads: Reads) -> None:
+def test_a_read_beyond_the_end_is_short(reads: Reads, descriptor: int) -> None:
     memory = anonymous_pages(3 * PAGE)
-    reads.submit([Read((PAGES - 1) * PAGE, memory, 7)])
+    reads.submit([Read(descriptor, (PAGES - 1) * PAGE, memory, 7)])
     assert all_of(reads, 1) == {7: PAGE + len(b"tail")}
     np.testing.assert_array_equal(memory[:PAGE], DATA[-PAGE:])
     assert bytes(memory[PAGE : PAGE + 4]) == b"tail"
 
 
-def test_a_read_that_fails_says_why_and_others_go_on(reads: Reads) -> None:
+def test_a_read_that_fails_says_why_and_others_go_on(reads: Reads, descriptor: int) -> None:
     memory = anonymous_pages(2 * PAGE)
-    reads.submit([Read(1, memory[:PAGE], 0), Read(0, memory[PAGE:], 1)])  # not at a page
+    reads.submit([Read(descriptor, 1, memory[:PAGE], 0), Read(descriptor, 0, memory[PAGE:], 1)])  # not at a page
     assert all_of(reads, 2) == {0: -errno.EINVAL, 1: PAGE}
 
 
 @pytest.mark.parametrize("kind", [KernelReads, ThreadReads])
 def test_a_file_that_is_not_open_is_an_error_of_its_reads(kind: Kind, descriptor: int) -> None:
     other = os.dup(descriptor)
-    if not works(kind, other):
-        pytest.skip("no such reads here")
-    reads = kind(other)
     os.close(other)
-    reads.submit([Read(0, anonymous_pages(PAGE), tag) for tag in range(3)])
+    if not works(kind):
+        pytest.skip("no such reads here")
+    reads = kind()
+    reads.submit([Read(other, 0, anonymous_pages(PAGE), tag) for tag in range(3)])
     assert all_of(reads, 3) == dict.fromkeys(range(3), -errno.EBADF)
     reads.close()
 
 
-def test_closing_waits_for_what_is_under_way(reads: Reads) -> None:
+def test_closing_waits_for_what_is_under_way(reads: Reads, descriptor: int) -> None:
     before = threading.active_count()
     memory = anonymous_pages(PAGES * PAGE)
-    reads.submit([Read(0, memory, 0)])
+    reads.submit([Read(descriptor, 0, memory, 0)])
     reads.close()
     held = memory.copy()
     memory[:] = 0
@@ -109,27 +109,27 @@ def test_closing_waits_for_what_is_under_way(reads: Reads) -> None:
     assert threading.active_count() <= before
 
 
-def test_a_file_through_the_page_cache_is_read_by_threads(descriptor: int) -> None:
-    reads = open_reads(descriptor, direct=False)
+def test_a_file_through_the_page_cache_is_read_by_threads() -> None:
+    reads = open_reads(direct=False)
     assert isinstance(reads, ThreadReads)
     reads.close()
 
 
-def test_threads_read_where_the_kernel_will_not(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_read_where_the_kernel_will_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_reads, "_CALLS", {})
-    reads = open_reads(descriptor, direct=True)
+    reads = open_reads(direct=True)
     assert isinstance(reads, ThreadReads)
     reads.close()
 
 
-def test_a_queue_is_given_back(descriptor: int) -> None:
+def test_a_queue_is_given_back() -> None:
     """The kernel has a few tens of thousands for all processes."""
-    if not works(KernelReads, descriptor):
+    if not works(KernelReads):
         pytest.skip("no such reads here")
     before = int(Path("/proc/sys/fs/aio-nr").read_text())
     for _ in range(3):
-        KernelReads(descriptor).close()
-        del_only = KernelReads(descriptor)
+        KernelReads().close()
+        del_only = KernelReads()
         del del_only
     assert int(Path("/proc/sys/fs/aio-nr").read_text()) <= before + 2 * 64
 
@@ -139,6 +139,6 @@ def test_read_now_reads_to_the_end(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     target: npt.NDArray[np.uint8] = np.zeros(9, np.uint8)
     with path.open("rb") as file:
-        assert read_now(file.fileno(), Read(1, target, 0)) == 4
+        assert read_now(Read(file.fileno(), 1, target, 0)) == 4
     assert bytes(target[:4]) == b"2345"
-    assert read_now(-1, Read(0, target, 0)) == -errno.EBADF
+    assert read_now(Read(-1, 0, target, 0)) == -errno.EBADF

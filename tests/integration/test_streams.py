@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import PlanError
-from flexnn_ncnn.plan import WeightPiece
+from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
 from flexnn_ncnn.runtime import direct_stream
 from flexnn_ncnn.runtime.direct_stream import DirectStream, largest_load_bytes
 from flexnn_ncnn.runtime.streams import Load, MappedStream, Stream, open_stream
@@ -164,6 +165,27 @@ def test_what_is_held_leaves_no_room_for_more(source: WeightSource) -> None:
     stream.close()
 
 
+def test_parts_of_two_files_make_one_load(path: Path, tmp_path: Path) -> None:
+    other = np.random.default_rng(1).integers(-128, 128, 700_000, np.int8)
+    (tmp_path / "t.weights").write_bytes(other.tobytes())
+    image = WeightPiece(TRANSFORMED_OFFSET_BYTES + 2 * PAGE, 300_000, "int8")
+    loads = ((((image, fp32(7, 100)),)), (((fp32(200_000, 90_000)),),))
+    with closing(WeightSource(path, str(tmp_path / "t.weights"))) as source:
+        for page_cache in ("direct", "mmap"):
+            with closing(open_stream(source, loads, page_cache, 1_000_000)) as stream:
+                for _ in range(3):
+                    ((found, bias),) = stream.fetch(0)
+                    np.testing.assert_array_equal(found, other[2 * PAGE :][:300_000])
+                    np.testing.assert_array_equal(bias, VALUES[7:107])
+                    assert found.ctypes.data % 64 == 0, "as the file has it"
+                    stream.release(0)
+                    check(stream.fetch(1), loads[1])
+                    stream.release(1)
+        beyond = WeightPiece(TRANSFORMED_OFFSET_BYTES + 700_000, 1, "int8")
+        with pytest.raises(ModelFormatError, match=r"t\.weights: ends before the weights at 700000"):
+            DirectStream(source, (((beyond,),),), PAGE)
+
+
 def test_a_load_larger_than_the_memory_is_refused(source: WeightSource) -> None:
     with pytest.raises(PlanError, match=r"less than the .* of its largest load"):
         DirectStream(source, LOADS, largest_load_bytes(LOADS) - 1)
@@ -176,17 +198,18 @@ def test_any_loads_in_any_memory_that_holds_them(source: WeightSource, data: st.
     layer = st.lists(piece, min_size=1, max_size=3).map(tuple)
     loads = data.draw(st.lists(st.lists(layer, min_size=1, max_size=2).map(tuple), min_size=1, max_size=5))
     least = largest_load_bytes(loads)
-    stream = DirectStream(source, loads, data.draw(st.integers(least, 3 * least)))
-    stream.read_ahead()
-    held: list[int] = []
-    for number in data.draw(st.lists(st.integers(0, len(loads) - 1), max_size=8)) + list(range(len(loads))):
-        # in order, or anywhere after an abort
-        if number != (held[-1] + 1 if held else 0) % len(loads):
-            stream.abort()
-        check(stream.fetch(number), loads[number])
-        stream.release(number)
-        held.append(number)
-    stream.close()
+    size_bytes = data.draw(st.integers(least, 3 * least))
+    # in order, or anywhere after an abort
+    order = data.draw(st.lists(st.integers(0, len(loads) - 1), max_size=8)) + list(range(len(loads)))
+    with closing(DirectStream(source, loads, size_bytes)) as stream:
+        stream.read_ahead()
+        following = 0
+        for number in order:
+            if number != following:
+                stream.abort()
+            check(stream.fetch(number), loads[number])
+            stream.release(number)
+            following = (number + 1) % len(loads)
 
 
 @pytest.mark.parametrize("kind", ["mapped", "direct"])
