@@ -18,7 +18,7 @@ def write_deployed(report: DeployReport, place: Place, stream: TextIO) -> None:
     """Writes what was sent, and how to run it there."""
     sent = _moved(report.sent_bytes, report.sent_files, report.files, report.resumed_bytes)
     _write(stream, ("bundle", f"{report.url}, {format_bytes(report.size_bytes)}"), ("sent", sent))
-    _write(stream, ("run", f"flexnn run {place.path.removeprefix('./') or '.'}"))
+    _write(stream, ("run", f"flexnn run {place.path}"))
 
 
 def write_fetched(report: FetchReport, stream: TextIO) -> None:
