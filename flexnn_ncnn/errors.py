@@ -7,7 +7,7 @@ Errors about model files themselves are `param_tools.errors`.
 from __future__ import annotations
 
 from flexnn_ncnn.units import SizeError, format_budget, format_bytes
-from param_tools.errors import FlexnnError
+from param_tools.errors import FlexnnError, ModelFormatError
 
 __all__ = [
     "BudgetError",
@@ -17,6 +17,7 @@ __all__ = [
     "InputError",
     "MismatchError",
     "MissingPackageError",
+    "ModelChangedError",
     "PlanError",
     "ProfileError",
     "SizeError",
@@ -33,6 +34,10 @@ class UsageError(FlexnnError):
 
 class InputError(FlexnnError):
     """Data given to a network that it cannot take: a wrong shape, dtype, name or file."""
+
+
+class ModelChangedError(ModelFormatError):
+    """A file of weights that is no longer the one that was opened."""
 
 
 class ProfileError(FlexnnError):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from flexnn_ncnn.active_plan import ActivePlan, BudgetChange
-from flexnn_ncnn.errors import PlanError, UsageError
+from flexnn_ncnn.errors import ModelChangedError, PlanError, UsageError
+from flexnn_ncnn.input_spec import InputSpec
 from flexnn_ncnn.model_inputs import as_blobs, input_specs
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Plan
@@ -92,6 +93,11 @@ class Session:
         return tuple(spec.blob for spec in self._inputs)
 
     @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What to feed."""
+        return self._inputs
+
+    @property
     def budget_bytes(self) -> int:
         """The budget in force; 0 for "auto" before the first inference."""
         return self._active.request.budget_bytes
@@ -152,12 +158,17 @@ class Session:
             InputError: an input is missing, unknown, or none that the network can take.
             BudgetError: the budget cannot work; the smallest that does is in it.
             ProfileError, WorkerError: a layer cannot be run, or crashed ncnn.
+            ModelChangedError: the .bin was written to or replaced; the next run opens it anew.
         """
         arrays = as_blobs(self._inputs, inputs)
         with self._turns.use():
             vehicle = self._prepared(arrays)
             self._trace = vehicle.trace
-            return vehicle.run(arrays, hand_out)
+            try:
+                return vehicle.run(arrays, hand_out)
+            except ModelChangedError:
+                self._active.release()  # the next inference begins with what is there then
+                raise
 
     def set_budget(self, budget: str | int, *, wait: bool = True) -> Future[None]:
         """Change to another budget, from any thread.

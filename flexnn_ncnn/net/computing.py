@@ -1,32 +1,33 @@
-"""Which blobs are computed together, and the one session at a time that computes them."""
+"""A loaded model under a budget, and the one session at a time that computes its blobs."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.errors import PlanError, UsageError
+from flexnn_ncnn.errors import InputError, PlanError, UsageError
+from flexnn_ncnn.input_spec import InputSpec
 from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.net.custom import CustomLayers
 from flexnn_ncnn.net.graph import Graph
+from flexnn_ncnn.net.tasks import Task, Tasks
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.preparation import Progress, Request
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.session import Session
-from param_tools.errors import ModelFormatError
-from param_tools.excerpt import excerpt
-from param_tools.model_io import read_param
 
-__all__ = ["Computed", "Computing", "Task"]
+__all__ = ["Computed", "Computing"]
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Feeds = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +42,27 @@ class Computed:
     mat: native.Mat
     layout: BlobLayout | None
 
+    @classmethod
+    def copied(cls, mat: native.Mat, bf16: bool) -> Computed:
+        """The blob in any Mat."""
+        return cls(native.extracted(mat, bf16), native.layout_of(mat))
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What one plan is for.
 
-    Attributes:
-        feeds: blobs to be fed; none for the network's inputs.
-        outputs: blobs computed; none for the network's outputs.
-        reads: blobs to be fed, whichever they are.
-    """
+def _array_of(value: Any, spec: InputSpec, bf16: bool) -> npt.NDArray[Any]:
+    """What was fed, as an array; a Mat does not know whether it holds integers."""
+    if not native.is_mat(value):
+        return np.asarray(value)
+    array = native.array_of(value, bf16)
+    return array.view(np.int32) if spec.dtype == "int32" and array.itemsize == 4 else array
 
-    feeds: tuple[str, ...]
-    outputs: tuple[str, ...]
-    reads: tuple[str, ...]
+
+def _mat_of(value: Any) -> native.Mat:
+    return value if native.is_mat(value) else native.mat_of(np.asarray(value))
 
 
 @dataclass
 class Computing:
     """A loaded model under a budget; threads may share it.
-
-    The network's outputs are computed together, as most callers want all. Another blob is computed alone when it is
-    the first that is asked for; what is asked for after it, of the same data, is computed along from then on.
 
     Attributes:
         param_path: the layers.
@@ -70,6 +70,7 @@ class Computing:
         budget_bytes: what inference may hold; 0 for what the system allows.
         cache_dir: where plans are kept, None for the platform's cache folder.
         progress: called with (what, done, of) while a plan is made.
+        custom: layers that no plan computes.
         bin_path: the weights, None before they are loaded.
     """
 
@@ -78,12 +79,15 @@ class Computing:
     budget_bytes: int
     cache_dir: Path | None
     progress: Progress | None
+    custom: CustomLayers
     bin_path: Path | None = None
-    _tasks: dict[tuple[str, frozenset[str]], Task | None] = field(default_factory=dict)
     _doing: tuple[RunOptions, Task] | None = None
     _session: Session | None = None
     _lock: Any = field(default_factory=threading.RLock)
     _process: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        self._tasks = Tasks(self.param_path, self.graph)
 
     @property
     def session(self) -> Session:
@@ -97,13 +101,13 @@ class Computing:
         return self._session
 
     def compute(
-        self, options: RunOptions, feeds: Arrays, blob: str, before: Collection[str] = ()
+        self, options: RunOptions, feeds: Feeds, blob: str, before: Collection[str] = ()
     ) -> dict[str, Computed] | None:
         """One inference.
 
         Args:
             options: how to compute.
-            feeds: an array per blob that was fed.
+            feeds: an array or an ncnn.Mat per blob that was fed.
             blob: the blob that is asked for.
             before: blobs of the same data that were asked for before it, in their order.
 
@@ -112,6 +116,7 @@ class Computing:
 
         Raises:
             UsageError: no weights are loaded, or this is a child of the process that loaded the model.
+            LayerFailedError: a custom layer returned a code.
             FlexnnError: as `Session.run`.
         """
         if os.getpid() != self._process:  # before the lock, which nobody may be left to open here
@@ -122,15 +127,44 @@ class Computing:
         with self._lock:
             if self.bin_path is None:
                 raise UsageError("no weights are loaded", hint="call load_model, and look at what it returns")
-            task = self._task(frozenset(feeds), blob, before)
-            if task is None:
-                return None
-            session = self._session_for(self.bin_path, options, task)
-            try:
-                return session.run({name: feeds[name] for name in task.reads}, _hand_out)
-            except ModelFormatError:
-                self._close_session()  # the file changed: the next inference begins with what is there then
+            found: dict[str, Computed] = {}
+            for layer in self.custom.needed((blob,), feeds):
+                if not self._find(options, feeds, found, layer.inputs):
+                    return None
+                bottoms = [found[name].mat if name in found else _mat_of(feeds[name]) for name in layer.inputs]
+                for name, mat in self.custom.compute(layer, bottoms).items():
+                    found[name] = Computed.copied(mat, options.bf16)
+            return found if self._find(options, feeds, found, (blob,), before) else None
+
+    def _find(
+        self,
+        options: RunOptions,
+        feeds: Feeds,
+        found: dict[str, Computed],
+        blobs: Sequence[str],
+        before: Collection[str] = (),
+    ) -> bool:
+        """Compute into `found` what of `blobs` is neither there nor fed; False where what is known does not suffice."""
+        missing = [blob for blob in blobs if blob not in feeds and blob not in found]
+        if not missing:
+            return True
+        known = {name: one.mat for name, one in found.items()} | dict(feeds)
+        task = self._tasks.find(known, missing, before)
+        if task is None:
+            return False
+        try:
+            found |= self._run(options, known, task)
+        except InputError:  # what else would be computed along may not take inputs of this shape
+            alone = self._tasks.narrow(known, missing, before)
+            if alone is None or alone == task:
                 raise
+            found |= self._run(options, known, alone)
+        return True
+
+    def _run(self, options: RunOptions, known: Feeds, task: Task) -> dict[str, Computed]:
+        session = self._session_for(options, task)
+        arrays = {spec.blob: _array_of(known[spec.blob], spec, options.bf16) for spec in session.inputs}
+        return session.run(arrays, _hand_out)
 
     def set_budget(self, budget: str | int, budget_bytes: int, wait: bool) -> Future[None]:
         """Change the budget, from any thread; without waiting for the lock, which an inference holds.
@@ -164,7 +198,7 @@ class Computing:
         """Let go of everything; extractors find no blobs from then on."""
         self.unload()
         self.graph = Graph()
-        self._tasks.clear()
+        self.custom.close()
 
     def __del__(self) -> None:
         session = getattr(self, "_session", None)
@@ -172,11 +206,12 @@ class Computing:
             with suppress(Exception):  # the interpreter may be ending
                 session.close()
 
-    def _session_for(self, bin_path: Path, options: RunOptions, task: Task) -> Session:
+    def _session_for(self, options: RunOptions, task: Task) -> Session:
+        assert self.bin_path is not None
         if self._session is None or self._doing != (options, task):
             self._close_session()
             request = Request(
-                self.param_path, bin_path, self.budget_bytes, options, feeds=task.feeds, outputs=task.outputs
+                self.param_path, self.bin_path, self.budget_bytes, options, feeds=task.feeds, outputs=task.outputs
             )
             self._session, self._doing = Session(request, self.cache_dir, self.progress), (options, task)
         return self._session
@@ -185,33 +220,6 @@ class Computing:
         if self._session is not None:
             self._session.close()
         self._session = self._doing = None
-
-    def _task(self, fed: frozenset[str], blob: str, before: Collection[str]) -> Task | None:
-        first = next(iter(before), blob)
-        key = (first, fed)
-        known = self._tasks.get(key)
-        if known is not None and not before:
-            return known
-        together = {*before, blob, *(known.outputs if known else ())}
-        own = self.graph.output_names
-        if together.intersection(own):
-            together.update(own)
-        found = self._find_task(fed, blob, together)
-        if found is not None:
-            self._tasks[key] = found
-        return found
-
-    def _find_task(self, fed: frozenset[str], blob: str, together: Collection[str]) -> Task | None:
-        """The task for those of `together` that can be computed; None where `blob` cannot be."""
-        model = read_param(self.param_path)
-        known = excerpt(model, feeds=fed).model.producers
-        outputs = tuple(name for name in model.producers if name in known and name in together and name not in fed)
-        if blob not in outputs:
-            return None
-        reads = excerpt(model, feeds=fed, outputs=outputs).model.input_blobs
-        if reads == model.input_blobs and outputs == model.output_blobs:
-            return Task((), (), reads)
-        return Task(reads, outputs, reads)
 
 
 def _hand_out(mat: native.Mat, bf16: bool, forget: native.Forget | None) -> Computed:

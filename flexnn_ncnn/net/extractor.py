@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError, UsageError
 from flexnn_ncnn.net.computing import Computed, Computing
+from flexnn_ncnn.net.custom import LayerFailedError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime import native
 
@@ -73,7 +73,7 @@ class Extractor:
         raise NotImplementedError
 
     def set_light_mode(self, enable: bool) -> None:
-        """Whether ncnn lets go of blobs that no layer needs any more; under a budget it is always done."""
+        """Whether blobs that no layer needs any more are let go of; under a budget their memory always is."""
 
     def set_blob_allocator(self, allocator: Any) -> None:
         """An ncnn.Allocator for blobs; under a budget for those extracted with another `type` than 0."""
@@ -126,16 +126,17 @@ class StockExtractor(Extractor):
 class PlannedExtractor(Extractor):
     """An inference under a budget.
 
-    A blob that was extracted stays what it was, whatever is fed later, as with ncnn: other data want another
-    extractor.
+    An output that was extracted stays what it was, whatever is fed later, as with ncnn: other data want another
+    extractor. In light mode ncnn forgets a blob once a layer has read it.
 
     Args:
         computing: the loaded model; None where none is loaded.
         options: how to compute.
+        light: whether blobs in the middle are forgotten.
     """
 
-    def __init__(self, computing: Computing | None, options: RunOptions) -> None:
-        self._computing, self._options = computing, options
+    def __init__(self, computing: Computing | None, options: RunOptions, light: bool) -> None:
+        self._computing, self._options, self._light = computing, options, light
         self._fed: dict[str, Any] = {}
         self._computed: dict[str, Computed] = {}
         self._extracted: dict[str, Computed] = {}
@@ -156,6 +157,10 @@ class PlannedExtractor(Extractor):
                 return 0
         self._fed[blob] = value
         self._computed.clear()
+        if self._light:
+            assert self._computing is not None
+            stays = {*self._computing.graph.output_names, *self._asked[-1:]}
+            self._extracted = {name: one for name, one in self._extracted.items() if name in stays}
         self._asked.clear()
         return 0
 
@@ -164,6 +169,10 @@ class PlannedExtractor(Extractor):
         self._computing = None
         for held in (self._fed, self._computed, self._extracted, self._asked):
             held.clear()
+
+    def set_light_mode(self, enable: bool) -> None:
+        """As `Extractor.set_light_mode`."""
+        self._light = bool(enable)
 
     def set_blob_allocator(self, allocator: Any) -> None:
         """As `Extractor.set_blob_allocator`."""
@@ -179,8 +188,14 @@ class PlannedExtractor(Extractor):
 
     def _extract(self, blob: str | int, feat: Any, type: int) -> Any:
         name = self._find(blob, "extract")
-        found = None if name is None else self._value(name)
-        code = _NO_BLOB if name is None else _FAILED if found is None else 0
+        found, code = None, _NO_BLOB
+        if name is not None:
+            try:
+                found = self._value(name)
+                code = _FAILED if found is None else 0
+            except LayerFailedError as error:
+                code = error.code
+                _LOGGER.warning("extract(%r): %s", blob, error)
         mat = native.empty_mat() if found is None else self._as_type(found, type)
         if feat is None:
             return code, mat
@@ -213,8 +228,7 @@ class PlannedExtractor(Extractor):
         if blob not in self._computed:
             if blob in self._computing.graph.input_names:
                 return Computed(native.empty_mat(), None)
-            feeds = {name: self._array(value) for name, value in self._fed.items()}
-            made = self._computing.compute(self._options, feeds, blob, self._asked)
+            made = self._computing.compute(self._options, self._fed, blob, self._asked)
             if made is None:
                 fed = ", ".join(self._fed) or "nothing"
                 _LOGGER.warning("extract(%r): what was fed, %s, does not suffice for it", blob, fed)
@@ -226,11 +240,8 @@ class PlannedExtractor(Extractor):
 
     def _given(self, blob: str) -> Computed:
         value = self._fed[blob]
-        mat = value if native.is_mat(value) else native.mat_from_array(np.ascontiguousarray(value))
-        return Computed(native.extracted(mat, self._options.bf16), native.layout_of(mat))
-
-    def _array(self, value: Any) -> npt.NDArray[Any]:
-        return native.array_of(value, self._options.bf16) if native.is_mat(value) else np.asarray(value)
+        mat = value if native.is_mat(value) else native.mat_of(np.asarray(value))
+        return Computed.copied(mat, self._options.bf16)
 
     def _as_type(self, found: Computed, type: int) -> native.Mat:
         if found.layout is None or type == 0:

@@ -39,15 +39,15 @@ class SpoolFolder:
         self._path: Path | None = None
         self._remove: Callable[[], object] = lambda: None
 
-    def write_param(self, data: bytes) -> Path:
-        """A .param with these contents.
+    def write_param(self, text: str, name: str) -> Path:
+        """A .param with this text.
 
         Raises:
             FlexnnError: it cannot be written.
         """
-        path = self._folder() / "model.param"
+        path = self._folder() / name
         with atomic_write(path) as file:
-            file.write(data)
+            file.write(text.encode("utf-8", "surrogateescape"))
         return path
 
     def write_bin(self, model: Model, read: ReadBytes) -> Path:

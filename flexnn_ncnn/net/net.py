@@ -163,10 +163,13 @@ class Net:
     def register_custom_layer(
         self, type: str | int, creator: Callable[[], Any], destroyer: Callable[[Any], None]
     ) -> int:
-        """Have layers of a type of your own; without a budget only.
+        """Have layers of a type of your own; call it before `load_param`.
+
+        Under a budget they have no weights, what they allocate comes on top of it, and what they raise comes out of
+        `extract`.
 
         Raises:
-            UsageError: there is a budget.
+            UsageError: under a budget, a type that is a number, or that ncnn has already.
         """
         return self._model.register_custom_layer(type, creator, destroyer)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from flexnn_ncnn.errors import FlexnnError, PlanError, UsageError
 from flexnn_ncnn.net.computing import Computing
+from flexnn_ncnn.net.custom import CustomLayers
 from flexnn_ncnn.net.extractor import Extractor, PlannedExtractor
 from flexnn_ncnn.net.graph import Graph
 from flexnn_ncnn.net.model_files import ReadBytes, SpoolFolder
@@ -16,7 +18,7 @@ from flexnn_ncnn.preparation import Progress
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.session import Session
 from flexnn_ncnn.units import parse_size
-from param_tools.errors import ModelFormatError, UnsupportedLayerError
+from param_tools.errors import ModelFormatError
 from param_tools.files import open_regular
 from param_tools.graph import Model
 from param_tools.model_io import open_model, read_param
@@ -43,6 +45,8 @@ class PlannedModel:
         self._stock, self._cache_dir, self._progress = stock, cache_dir, progress
         self._budget_bytes = _in_bytes(budget)
         self._spool = SpoolFolder(cache_dir)
+        self._registry: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {}
+        self._param_path: Path | None = None  # the layers as they were given, by name
         self._computing: Computing | None = None
 
     @property
@@ -68,8 +72,7 @@ class PlannedModel:
                 if is_binary(file.read(4)) != binary:
                     raise ModelFormatError(f"is {'not ' if binary else ''}a binary .param", path=path)
             model = read_param(path)
-            # a binary one has no names, and stock ncnn is asked by name
-            self._begin(model, self._spool.write_param(format_param(model).encode()) if binary else path)
+            self._begin(model, None if binary else path)
         except FlexnnError as error:
             return _failed(error)
         return 0
@@ -79,7 +82,7 @@ class PlannedModel:
         self.clear()
         data = mem.encode("utf-8", "surrogateescape") if isinstance(mem, str) else bytes(mem)
         try:
-            self._begin(parse_param(data), self._spool.write_param(data))
+            self._begin(parse_param(data), None)
         except FlexnnError as error:
             return _failed(error)
         return 0
@@ -112,13 +115,13 @@ class PlannedModel:
 
     def with_graph(self) -> Any:
         """The ncnn.Net, which knows layers and blobs, but no weights."""
-        if self._computing is not None and not self._stock.blobs():
-            self._stock.load_param(str(self._computing.param_path))
+        if self._param_path is not None and not self._stock.blobs():
+            self._stock.load_param(str(self._param_path))
         return self._stock
 
     def create_extractor(self) -> Extractor:
         """See `Net.create_extractor`."""
-        return PlannedExtractor(self._computing, native.options_of(self._stock.opt))
+        return PlannedExtractor(self._computing, native.options_of(self._stock.opt), bool(self._stock.opt.lightmode))
 
     def set_budget(self, budget: str | int | None, wait: bool) -> Future[None]:
         """See `Net.set_budget`."""
@@ -132,19 +135,24 @@ class PlannedModel:
             return done
         return self._computing.set_budget(budget, budget_bytes, wait)
 
-    def register_custom_layer(self, *arguments: Any) -> int:
-        """Refused."""
-        raise UsageError(
-            "custom layers cannot run under a budget, which is planned in a process that does not have them",
-            hint="use Net(budget=None), which is stock ncnn",
-        )
+    def register_custom_layer(
+        self, kind: str | int, creator: Callable[[], Any], destroyer: Callable[[Any], object]
+    ) -> int:
+        """See `Net.register_custom_layer`."""
+        if not isinstance(kind, str) or native.is_layer_type(kind):
+            raise UsageError(
+                f"under a budget a custom layer has a name that ncnn has no layer of, not {kind!r}",
+                hint="use Net(budget=None), which is stock ncnn",
+            )
+        self._registry[kind] = creator, destroyer
+        return int(self._stock.register_custom_layer(kind, creator, destroyer))
 
     def clear(self) -> None:
         """See `Net.clear`."""
         if self._computing is not None:
             self._budget_bytes = self._computing.budget_bytes
             self._computing.close()
-            self._computing = None
+            self._computing = self._param_path = None
         self._stock.clear()
         self._spool.close()
 
@@ -152,14 +160,15 @@ class PlannedModel:
     def _graph(self) -> Graph:
         return self._computing.graph if self._computing is not None else Graph()
 
-    def _begin(self, model: Model, path: Path) -> None:
-        for layer in model.layers:
-            if not native.is_layer_type(layer.type):
-                raise UnsupportedLayerError(
-                    f"layer {layer.name!r} is of the type {layer.type!r}, which the installed ncnn does not have",
-                    hint="a custom layer runs with Net(budget=None) only",
-                )
-        self._computing = Computing(path, Graph.of(model), self._budget_bytes, self._cache_dir, self._progress)
+    def _begin(self, model: Model, path: Path | None) -> None:
+        """Take a model, from a .param with names or from elsewhere: stock ncnn is asked by name."""
+        custom = CustomLayers.of(model, self._registry, self._stock.opt)
+        self._param_path = planned = path or self._spool.write_param(format_param(model), "given.param")
+        if custom.layers:
+            planned = self._spool.write_param(format_param(custom.model), "planned.param")
+        self._computing = Computing(
+            planned, Graph.of(model), self._budget_bytes, self._cache_dir, self._progress, custom
+        )
 
     def _load(self, path: Path) -> int:
         if self._computing is None:

@@ -95,7 +95,7 @@ class StockModel:
         """What is fed, as a Mat of its own: ncnn counts references where a layer works in place."""
         if native.is_mat(value):
             return value
-        return native.copy_of(native.mat_from_array(as_blob(self._spec(blob, value), value)))
+        return native.mat_of(as_blob(self._spec(blob, value), value))
 
     def _spec(self, blob: str | int, value: Any) -> InputSpec:
         name = blob if isinstance(blob, str) else f"blob {blob}"

@@ -14,8 +14,10 @@ from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Part, Plan, Stage, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.file_watch import FileWatch
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
+from flexnn_ncnn.runtime.interrupts import deferred_signals
 from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
 from flexnn_ncnn.runtime.slabs import forward_chain
@@ -64,6 +66,7 @@ class Executor:
         self._kept = kept or ResidentLayers()
         self._kept.keep_only(resident_keys(plan))
         self._source = WeightSource(bin_path, plan.transformed_path)
+        self._watch = FileWatch(bin_path, self._source.file_descriptor)
         self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
         self._scratch = native.ScratchAllocator(self._arena)
         # one Option per kernel to load and one to compute with: a layer only reads them
@@ -106,14 +109,20 @@ class Executor:
 
         Raises:
             InputError: an input is missing, unknown, or has another shape or dtype than planned.
+            ModelChangedError: the .bin is not what it was, before or after.
+            ModelFormatError: it cannot be read.
         """
         begin = time.perf_counter()
         self.trace.restart()
         arrays = checked_inputs(self.plan.inputs, inputs)
         mats = {blob: native.mat_from_array(array) for blob, array in arrays.items()}
         try:
-            for action in self._actions:
-                action(mats)
+            self._watch.check()
+            with deferred_signals() as run_handlers:
+                for action in self._actions:
+                    action(mats)
+                    run_handlers()
+            self._watch.check()
         except BaseException:
             self._streaming.abort()
             raise

@@ -26,6 +26,7 @@ from flexnn_ncnn.runtime.native.api import (
     is_layer_type,
     is_mat,
     is_reader,
+    mat_of,
     options_of,
     plain_net,
     read_from,
@@ -33,6 +34,7 @@ from flexnn_ncnn.runtime.native.api import (
 )
 from flexnn_ncnn.runtime.native.build import has_fp16_arithmetic, has_threads
 from flexnn_ncnn.runtime.native.capabilities import capabilities
+from flexnn_ncnn.runtime.native.custom import CustomLayer
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
     RAW_KEPT_BELOW_BYTES,
@@ -74,6 +76,7 @@ __all__ = [
     "LANES",
     "RAW_KEPT_BELOW_BYTES",
     "SCRATCH_ALIGNMENT_BYTES",
+    "CustomLayer",
     "Forget",
     "HandOut",
     "LoadedLayer",
@@ -106,6 +109,7 @@ __all__ = [
     "make_option",
     "make_params",
     "mat_from_array",
+    "mat_of",
     "mat_to_array",
     "may_call_back",
     "ncnn_version",

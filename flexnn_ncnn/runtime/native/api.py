@@ -22,6 +22,7 @@ from flexnn_ncnn.runtime.native.mats import (
     convert,
     copy_out,
     layout_of,
+    mat_from_array,
     mat_to_array,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "is_layer_type",
     "is_mat",
     "is_reader",
+    "mat_of",
     "options_of",
     "plain_net",
     "read_from",
@@ -144,6 +146,12 @@ def relayout(mat: Mat, layout: BlobLayout, bf16: bool = False) -> Mat:
     target = _new_mat(layout)
     convert(mat, target, _option(bf16))
     return target
+
+
+def mat_of(array: npt.NDArray[Any]) -> Mat:
+    """A Mat of its own with the values of an array: 4-byte items stay as they are, others become float32."""
+    held = np.ascontiguousarray(array, array.dtype if array.dtype in (np.float32, np.int32) else np.float32)
+    return mat_from_array(held).clone()  # not before `held` is bound: a Mat does not keep its array
 
 
 def copy_with(mat: Mat, allocator: Any) -> Mat:

@@ -1,0 +1,28 @@
+"""What of ncnn's options decides results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from flexnn_ncnn.options import SWITCHES, RunOptions
+
+
+def test_switches_are_kept_in_one_order() -> None:
+    one = RunOptions(off=("use_winograd_convolution", "use_sgemm_convolution"))
+    other = RunOptions(off=("use_sgemm_convolution", "use_winograd_convolution", "use_sgemm_convolution"))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert RunOptions(off=SWITCHES).off == SWITCHES
+
+
+def test_options_survive_json() -> None:
+    options = RunOptions(num_threads=3, fp16=True, off=("use_fp16_arithmetic",))
+    assert RunOptions(**json.loads(json.dumps(asdict(options)))) == options
+
+
+def test_no_other_attribute_can_be_turned_off() -> None:
+    with pytest.raises(ValueError, match="'__class__' is no option"):
+        RunOptions(off=("__class__",))
