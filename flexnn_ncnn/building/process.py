@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], None]
 
 _NINJA = re.compile(r"\[(\d+)/(\d+)\] ")
 _MAKE = re.compile(r"\[ *(\d+)%\] ")
-_FINAL = ("No space left on device", "externally-managed-environment", "Killed signal")
+_FINAL = ("No space left on device", "externally-managed-environment", "Killed signal", "COMPILER could be found")
 
 
 def run_logged(
@@ -84,5 +84,5 @@ def reason(lines: Sequence[str]) -> str:
     for known in _FINAL:
         if found := next((line for line in said if known in line), None):
             return found
-    errors = [line for line in said if re.search(r"\b(fatal )?error:", line, re.IGNORECASE)]
+    errors = [line for line in said if re.search(r"\berror:|^CMake Error", line, re.IGNORECASE)]
     return (errors or said[-1:] or ["it said nothing"])[0].removeprefix("ERROR: ")

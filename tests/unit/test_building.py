@@ -362,6 +362,10 @@ def test_the_reason_is_the_cause_that_is_known_else_the_first_error() -> None:
     assert reason(["a.cpp: error: x", "write: No space left on device"]) == "write: No space left on device"
     assert reason(["warning: y", "a.cpp:1:2: error: x", "make: *** [all] Error 2"]) == "a.cpp:1:2: error: x"
     assert reason(["one", " two ", ""]) == "two"
+    assert (
+        reason(["CMake Error at x:", "  No CMAKE_CXX_COMPILER could be found."])
+        == "No CMAKE_CXX_COMPILER could be found."
+    )
     assert reason(["ERROR: no such package"]) == "no such package"
     assert reason([]) == "it said nothing"
 
