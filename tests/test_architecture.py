@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("flexnn_ncnn", "param_tools")
+PACKAGES = ("flexnn_ncnn", "param_tools", "eval")
 MAX_LINES = 400
 
 # What a module may import: prefixes of module names besides the standard library. A longer key wins over a shorter one.
@@ -50,6 +50,7 @@ ALLOWED = {
     "flexnn_ncnn.reporters": ("flexnn_ncnn", "param_tools", "rich"),
     "flexnn_ncnn.reporters.plots": ("flexnn_ncnn", "param_tools", "numpy", "matplotlib"),
     "flexnn_ncnn.cli": ("flexnn_ncnn", "param_tools", "numpy", "click", "tqdm"),
+    "eval": ("eval", "flexnn_ncnn", "param_tools", "click", "tqdm", "matplotlib"),
 }
 # What nobody else may import: prefix of the importing modules -> prefixes they must not reach for.
 FORBIDDEN = {
@@ -57,6 +58,8 @@ FORBIDDEN = {
     "flexnn_ncnn.reporters": ("flexnn_ncnn.cli", "flexnn_ncnn.planning", "flexnn_ncnn.runtime"),
     "flexnn_ncnn.cli": ("flexnn_ncnn.planning", "flexnn_ncnn.runtime"),
     "flexnn_ncnn.__main__": (),
+    # Measures what users have, from outside.
+    "eval": ("flexnn_ncnn.cli", "flexnn_ncnn.planning", "flexnn_ncnn.runtime"),
     # A plan is a function of profile, budget and options: no files, no environment, no clock, no chance.
     "flexnn_ncnn.planning": (
         "os",
@@ -181,6 +184,8 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
         ("flexnn_ncnn.reporters.text", "import flexnn_ncnn.runtime.trace", "must not import flexnn_ncnn.runtime.trace"),
         ("flexnn_ncnn.compare", "from flexnn_ncnn.reporters import text", "must not import flexnn_ncnn.reporters"),
         ("flexnn_ncnn.compare", "import click", "may not import click"),
+        ("flexnn_ncnn.benchmark", "from eval.cells import Cell", "may not import eval.cells"),
+        ("eval.cells", "from flexnn_ncnn.planning import arena", "must not import flexnn_ncnn.planning"),
         ("param_tools.graph", "import networkx", "inside the function"),
         ("param_tools.graph", "try:\n    import networkx\nexcept ImportError:\n    pass", "inside the function"),
         ("param_tools.graph", "from flexnn_ncnn import units", "may not import flexnn_ncnn"),
@@ -243,7 +248,7 @@ def test_the_list_of_commands_loads_click_alone() -> None:
 
 
 def test_the_library_loads_nothing_that_only_some_of_it_needs() -> None:
-    rooms = ("flexnn_ncnn.cli", "flexnn_ncnn.reporters", "flexnn_ncnn.__main__")
+    rooms = ("flexnn_ncnn.cli", "flexnn_ncnn.reporters", "flexnn_ncnn.__main__", "eval")
     library = [name for name in MODULES if not any(lies_in(name, room) for room in rooms)]
     loaded = loaded_by("\n".join(f"import {name}" for name in library))
     assert "numpy" in loaded

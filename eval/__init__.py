@@ -1,0 +1,1 @@
+"""FlexNN's evaluation, repeated on this machine: `python -m eval`, from a checkout."""
