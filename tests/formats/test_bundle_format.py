@@ -196,6 +196,7 @@ def members_of(folder: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
         lambda good: [member("../evil", b"x"), *good],
         lambda good: [good[0], member("../../evil", b"x"), *good[2:]],
         lambda good: [good[0], member("/tmp/evil", b"x"), *good[2:]],
+        lambda good: [good[0], member("../../evil", good[1][1]), *good[2:]],
         lambda good: [good[0], member("model.param", kind=tarfile.SYMTYPE, link="/etc/passwd"), *good[2:]],
         lambda good: [good[0], member("model.param", kind=tarfile.LNKTYPE, link="bundle.json"), *good[2:]],
         lambda good: [good[0], member("model.param", kind=tarfile.FIFOTYPE), *good[2:]],
