@@ -14,7 +14,7 @@ __all__ = ["command"]
 
 @click.group()
 def command() -> None:
-    """Build and install a patched ncnn, and show what the one in use can do.
+    """Show what the ncnn in use can do, and build a patched one.
 
     Everything works on the stock wheel. A patched ncnn lets layers be loaded while others are computed, gives weights a
     place in the planned memory, and keeps transformed weights.
