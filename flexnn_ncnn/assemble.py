@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.layout import WIDEST_ELEMPACK, BlobLayout
 from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
@@ -42,8 +42,6 @@ _UNPADDED = {
 }
 _PAD_VALUE_ID = 18  # of a convolution
 _LEAST_FLOAT = -3.4028234663852886e38  # pooling_x86.cpp: what padding is to a maximum
-# ncnn's widest packing
-_LANES = 16
 _ENCODINGS = {
     Encoding.FP32_UNTAGGED: "fp32",
     Encoding.FP32: "fp32",
@@ -364,7 +362,7 @@ def _parts(model: NcnnModel, layer: LayerProfile, choice: Choice) -> tuple[Part,
     axis = streaming_axis(model, layer.index)
     ends = [*range(choice.part_units, layer.units, choice.part_units), layer.units]
     last = (ends[-1] - ends[-2]) // layer.granularity
-    if layer.blob_axis == "c" and layer.granularity < _LANES and last % 2 == 0:
+    if layer.blob_axis == "c" and layer.granularity < WIDEST_ELEMPACK and last % 2 == 0:
         # slices of an odd number of granules are packed like the whole: a depthwise slice that is packed otherwise
         # than its input writes outside its memory
         ends.insert(-1, layer.units - layer.granularity)

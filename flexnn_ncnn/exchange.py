@@ -23,7 +23,7 @@ from flexnn_ncnn.layout import BlobLayout, align_up
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.planner import Schedule
 from flexnn_ncnn.planning.problem import ALIGNMENT_BYTES, blob_problem
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
 __all__ = ["from_flexnn_profile", "to_flexnn_plan", "to_flexnn_profile"]
 
@@ -107,11 +107,13 @@ def from_flexnn_profile(found: FlexnnProfile, name: str = "FlexNN") -> ModelProf
     return ModelProfile(
         model_id=name,
         machine="",
+        machine_facts=None,
         options=RunOptions(),
         inputs=(),
         outputs=(),
         layers=layers,
         read_seconds_per_byte=0.0,
+        storage=None,
         base_bytes=0,
     )
 
@@ -132,9 +134,12 @@ def _own_objects(layer: LayerProfile) -> Iterator[MemoryObject]:
     if layer.kernels:
         cost = layer.kernels[0]
         kept = cost.kept_bytes.at(layer.units)
-        loading = cost.load_peak_bytes.at(layer.units) - kept
         yield MemoryObject("weight", *span, round(kept))
-        yield MemoryObject("workspace", *span, round(max(cost.run_peak_bytes.at(layer.units), loading)))
+        allocated = [size for size in cost.events if size > 0]
+        yield from (MemoryObject("workspace", *span, size) for size in allocated)
+        loading = cost.load_peak_bytes.at(layer.units) - kept
+        computing = sum(allocated) + cost.run_heap_bytes.at(layer.units)
+        yield MemoryObject("workspace", *span, round(max(loading, computing) - sum(allocated)))
 
 
 def _own_time(layer: LayerProfile, read_seconds_per_byte: float) -> LayerTime:
@@ -153,17 +158,19 @@ def _layer(found: FlexnnProfile, index: int, name: str) -> LayerProfile:
     outputs = outputs or [(len(found.objects) + index, MemoryObject("blob", index, index + 1, 0))]
     inputs = [(number, one) for number, one in blobs if one.end - 1 == index and one.begin < index]
     weights = sum(one.size_bytes for one in own if one.kind == "weight")
-    workspace = Linear(float(sum(one.size_bytes for one in own if one.kind == "workspace")), 0.0)
+    workspaces = [one.size_bytes for one in own if one.kind == "workspace"]
     time = found.times[index]
     kernel = KernelCost(
         kernel="default",
         reads_raw=True,
         load_seconds=Linear(time.load_seconds, 0.0),
         compute_seconds=Linear(time.compute_seconds, 0.0),
+        seconds_spread=0.0,
         kept_bytes=_NOTHING,
         load_peak_bytes=_NOTHING,
-        run_peak_bytes=workspace,
-        stream_peak_bytes=workspace,
+        run_peak_bytes=Points((1,), (float(sum(workspaces)),)),
+        run_heap_bytes=_NOTHING,
+        events=tuple(workspaces),
         slabs=None,
     )
     return LayerProfile(
@@ -181,6 +188,7 @@ def _layer(found: FlexnnProfile, index: int, name: str) -> LayerProfile:
         least_units=1,
         blob_axis="",
         window=None,
+        convert_seconds=0.0,
         kernels=(kernel,),
     )
 

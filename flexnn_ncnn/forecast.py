@@ -298,4 +298,5 @@ def _times(
     made = sum(cost.load_seconds.at(member.units) for member, cost in pairs)
     transform = 0.0 if choice.resident or choice.transformed else made
     compute = sum(cost.compute_seconds.at(member.units) for member, cost in pairs)
+    compute = min(compute, choice.seconds - read_seconds - transform)  # slabs that fit into caches take less
     return TimeShares(read_seconds, transform, compute, max(0.0, choice.seconds - read_seconds - transform - compute))

@@ -19,6 +19,7 @@ from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.profile_check import check_profile
 from param_tools.errors import FlexnnError, FormatVersionError
 
 __all__ = [
@@ -75,7 +76,12 @@ def has_plan(path: str | os.PathLike[str]) -> bool:
 
 
 def write_profile(value: ModelProfile, path: str | os.PathLike[str]) -> None:
-    """Write a profile, replacing the file as a whole."""
+    """Write a profile, replacing the file as a whole.
+
+    Raises:
+        ProfileError: it breaks a rule.
+    """
+    check_profile(value)
     write_record(value, _PROFILE, profile.FORMAT_VERSION, path)
 
 
@@ -84,9 +90,14 @@ def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
 
     Raises:
         FormatVersionError: another release's format.
-        ProfileError: not a profile, or a damaged one.
+        ProfileError: not a profile, a damaged one, or one that breaks a rule.
     """
-    return read_record(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
+    found = read_record(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
+    try:
+        check_profile(found)
+    except ProfileError as problem:
+        raise ProfileError(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
+    return found
 
 
 def machine_document(value: Machine) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["BlobLayout", "align_up"]
+__all__ = ["OVERREAD_BYTES", "WIDEST_ELEMPACK", "BlobLayout", "PartView", "align_up", "part_view"]
 
 # ncnn's kernels may read this many bytes past a blob's end (allocator.h, NCNN_MALLOC_OVERREAD).
 OVERREAD_BYTES = 64
+# The most values of several channels that ncnn lays side by side, on any machine.
+WIDEST_ELEMPACK = 16
 
 
 def align_up(size: int, alignment: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.fit import check_fit
 from flexnn_ncnn.formats import write_plan, write_profile
+from flexnn_ncnn.machine import this_machine
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.planner import workload
 from flexnn_ncnn.preparation import PlanCache, Request, open_part
@@ -82,11 +83,8 @@ def _profile(
             "this system does not tell how much memory a process holds, so no budget can be planned for",
             hint="use Linux or Android, with /proc",
         )
-
-    def report(done: int, of: int) -> None:
-        progress("profiling layers", done, of)
-
-    measured = profile_model(model, cache.model_id, cache.machine, inputs, request.options, progress=report)
+    machine = this_machine(native.ncnn_version())
+    measured = profile_model(model, cache.model_id, machine, inputs, request.options, progress=progress)
     write_profile(measured, cache.profile_path)
     return measured
 

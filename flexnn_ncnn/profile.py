@@ -1,19 +1,31 @@
 """What was measured of a model on a machine: the input of planning.
 
-All sizes are bytes, all times seconds of one inference. A layer that can be sliced has its costs as linear
-functions of the output units computed, measured on the whole and on a part.
+All sizes are bytes, all times seconds of one inference. A layer that can be sliced has its costs as functions of the
+output units computed, measured on a large and on a small part.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.options import RunOptions
 
-__all__ = ["FORMAT_VERSION", "KernelCost", "LayerProfile", "Linear", "ModelProfile", "RowWindow", "SlabCost"]
+__all__ = [
+    "FORMAT_VERSION",
+    "KernelCost",
+    "LayerProfile",
+    "Linear",
+    "ModelProfile",
+    "Points",
+    "RowWindow",
+    "SlabCost",
+    "StorageProfile",
+]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,28 @@ class Linear:
     def at(self, units: int) -> float:
         """The cost of `units` units."""
         return self.fixed + self.per_unit * units
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A cost where it was measured, and on straight lines between and beyond; the least is never undercut.
+
+    Attributes:
+        sizes: ascending.
+        values: the cost at each.
+    """
+
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def at(self, size: int) -> float:
+        """The cost at `size`."""
+        after = bisect_left(self.sizes, size)
+        if after == 0 or len(self.sizes) == 1:
+            return self.values[0]
+        after = min(after, len(self.sizes) - 1)
+        (low, high), (value, other) = self.sizes[after - 1 : after + 1], self.values[after - 1 : after + 1]
+        return other if size == high else value + (other - value) * (size - low) / (high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +88,15 @@ class SlabCost:
     Attributes:
         rows: output rows in all.
         granularity: slabs are cut at multiples of this many rows.
-        run_peak_bytes: workspace as a function of a slab's rows, for the part that was measured.
-        seconds_per_slab: what every slab adds to the time of the whole.
+        run_peak_bytes: scratch as a function of a slab's rows, for the part that was measured.
+        seconds_per_slab: what every slab adds to the time of the whole, as a function of its rows; below 0 where
+            slabs, which fit into caches, are faster.
     """
 
     rows: int
     granularity: int
-    run_peak_bytes: Linear
-    seconds_per_slab: float
+    run_peak_bytes: Points
+    seconds_per_slab: Points
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +106,17 @@ class KernelCost:
     Attributes:
         kernel: a name in `flexnn_ncnn.options.KERNELS`.
         reads_raw: the raw weights are used in place and must stay while the layer computes.
-        load_seconds: transforming the weights; reading them is not in it.
+        load_seconds: transforming the weights and letting go of them; of reading them, what goes beyond the model's
+            `read_seconds_per_byte`.
         compute_seconds: the forward call.
+        seconds_spread: how far samples of loading and computing lie apart: the distance of their quartiles over their
+            median.
         kept_bytes: transformed weights, held as long as the layer is loaded.
         load_peak_bytes: most of the heap in use while loading, raw weights not counted.
         run_peak_bytes: scratch in use while computing, as the highest end of any block: the workspace.
         run_heap_bytes: most of the heap in use while computing, beside what is kept.
-        stream_peak_bytes: growth of a heap that keeps what is freed, over loading, computing and releasing.
+        events: what the large part allocates from scratch while it computes, in order: +n asks for n bytes, -n
+            releases them.
         slabs: the same by slabs of rows, or None where that gains nothing.
     """
 
@@ -85,12 +124,13 @@ class KernelCost:
     reads_raw: bool
     load_seconds: Linear
     compute_seconds: Linear
+    seconds_spread: float
     kept_bytes: Linear
     load_peak_bytes: Linear
-    run_peak_bytes: Linear
-    stream_peak_bytes: Linear
+    run_peak_bytes: Points
+    run_heap_bytes: Linear
+    events: tuple[int, ...]
     slabs: SlabCost | None
-    run_heap_bytes: Linear = Linear(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +152,7 @@ class LayerProfile:
         least_units: no slice computes fewer.
         blob_axis: the output's axis that units lie along, "" where it cannot be sliced.
         window: of a layer that can be computed by slabs of output rows, else None.
+        convert_seconds: bringing its inputs into the layouts it wants.
         kernels: the ways to compute it, ncnn's own choice first.
     """
 
@@ -129,7 +170,25 @@ class LayerProfile:
     least_units: int
     blob_axis: str
     window: RowWindow | None
+    convert_seconds: float
     kernels: tuple[KernelCost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageProfile:
+    """Reading the model's own file, from begin to end.
+
+    Attributes:
+        cold_bytes_per_second: from the device; 0 where the system did not let go of what it caches.
+        cold_latency_seconds: one page from the device.
+        warm_bytes_per_second: from the page cache.
+        warm_latency_seconds: one page from the page cache.
+    """
+
+    cold_bytes_per_second: float
+    cold_latency_seconds: float
+    warm_bytes_per_second: float
+    warm_latency_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +198,23 @@ class ModelProfile:
     Attributes:
         model_id: identity of the .param/.bin pair.
         machine: fingerprint of the machine it was measured on.
+        machine_facts: that machine; None where only its fingerprint is known.
         options: what it was measured with.
         inputs: blob -> layout of what the caller feeds.
         outputs: blobs nobody reads.
         layers: in execution order, Input layers left out.
         read_seconds_per_byte: mapping weights that are in the page cache.
+        storage: where the weights lie; None where that was not measured.
         base_bytes: code pages and Python objects of a run, beyond the idle process.
     """
 
     model_id: str
     machine: str
+    machine_facts: Machine | None
     options: RunOptions
     inputs: tuple[tuple[str, BlobLayout], ...]
     outputs: tuple[str, ...]
     layers: tuple[LayerProfile, ...]
     read_seconds_per_byte: float
+    storage: StorageProfile | None
     base_bytes: int

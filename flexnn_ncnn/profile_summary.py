@@ -18,7 +18,7 @@ class KernelSummary:
         transform_seconds: making of the raw weights what the kernel wants.
         compute_seconds: the forward call.
         kept_bytes: weights held while the layer is loaded, raw ones included where the kernel uses them.
-        workspace_bytes: most of the heap in use while computing.
+        workspace_bytes: most memory in use while computing, beside blobs and weights.
     """
 
     kernel: str
@@ -122,5 +122,5 @@ def _kernel(layer: LayerProfile, cost: KernelCost) -> KernelSummary:
         transform_seconds=cost.load_seconds.at(layer.units),
         compute_seconds=cost.compute_seconds.at(layer.units),
         kept_bytes=round(cost.kept_bytes.at(layer.units)) + (layer.raw_bytes if cost.reads_raw else 0),
-        workspace_bytes=round(cost.run_peak_bytes.at(layer.units)),
+        workspace_bytes=round(cost.run_peak_bytes.at(layer.units) + cost.run_heap_bytes.at(layer.units)),
     )

@@ -20,6 +20,7 @@ MAX_LINES = 400
 # What a module may import: prefixes of module names besides the standard library. A longer key wins over a shorter one.
 RECORDS = ("flexnn_ncnn.errors", "flexnn_ncnn.units", "flexnn_ncnn.layout", "flexnn_ncnn.fingerprint")
 RECORDS += (
+    "flexnn_ncnn.profile_check",
     "flexnn_ncnn.machine",
     "flexnn_ncnn.options",
     "flexnn_ncnn.input_spec",

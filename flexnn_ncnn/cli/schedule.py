@@ -125,7 +125,9 @@ def schedule(
         "is_of_this_machine": scheduler.is_of_this_machine,
     }
     if not scheduler.is_of_this_machine:
-        click.echo("flexnn: warning: the profile was measured on another machine or with another ncnn", err=True)
+        made_on = scheduler.profile.machine_facts
+        where = f": {made_on.summary}, ncnn {made_on.ncnn_version}" if made_on else " or with another ncnn"
+        click.echo(f"flexnn: warning: the profile was measured on another machine{where}", err=True)
     if smallest:
         _smallest(scheduler, facts, base, as_json)
     elif budgets is not None:

@@ -113,12 +113,12 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
     stage_rows = _stage_rows(members, slab_rows)
     last = members[-1].window
     slabs = -(-last.outputs // slab_rows) if last else 1
-    seconds, workspace, before = 0.0, 0.0, 0.0
+    seconds, workspace, before = members[0].convert_seconds, 0.0, 0.0
     for member, cost, rows in zip(members, costs, stage_rows, strict=True):
         total = member.window.outputs if member.window else rows
         again = max(1.0, slabs * rows / total)
         seconds += cost.compute_seconds.at(member.units) * again + slabs * SLAB_SECONDS
-        seconds += slabs * cost.slabs.seconds_per_slab if cost.slabs else 0.0
+        seconds += slabs * cost.slabs.seconds_per_slab.at(rows) if cost.slabs else 0.0
         after = 0.0 if member is members[-1] else member.output_layouts[0].size_bytes * min(rows, total) / total
         workspace = max(workspace, before + run_peak(cost, member.units, min(rows, total)) + after)
         before = after

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flexnn_ncnn.layout import align_up, part_view
+from flexnn_ncnn.layout import WIDEST_ELEMPACK, align_up, part_view
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
-# ncnn's widest packing
-_LANES = 16
 _SCRATCH_ALIGNMENT_BYTES = 64
 # layers whose transformed weights ncnn can take from a file (patches/)
 TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm")
@@ -106,7 +104,7 @@ def part_size(layer: LayerProfile, parts: int) -> int:
     its own channels, and that must be what divides the whole layer's, or every slice is packed anew.
     """
     size = cut_evenly(layer.units, parts, layer.granularity)
-    if layer.blob_axis == "c" and layer.granularity < _LANES and size // layer.granularity % 2 == 0:
+    if layer.blob_axis == "c" and layer.granularity < WIDEST_ELEMPACK and size // layer.granularity % 2 == 0:
         size += layer.granularity
     return min(layer.units, size)
 
@@ -137,8 +135,7 @@ def _slab_sizes(slabs: SlabCost | None) -> list[int]:
     """Rows of a slab worth trying; 0 is all at once."""
     if slabs is None:
         return [0]
-    counts = (2, 4, 8, 16)
-    return [0, *sorted({cut_evenly(slabs.rows, count, slabs.granularity) for count in counts} - {slabs.rows})]
+    return [0, *(rows for rows in slabs.run_peak_bytes.sizes if rows < slabs.rows)]
 
 
 def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice:
@@ -178,9 +175,10 @@ def _scratch_bytes(layer: LayerProfile, cost: KernelCost, part_units: int, slab_
 def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> float:
     parts = -(-layer.units // part_units)
     seconds = parts * (cost.compute_seconds.fixed + _PART_SECONDS) + layer.units * cost.compute_seconds.per_unit
+    seconds += layer.convert_seconds
     if slab_rows and cost.slabs is not None:
         count = -(-cost.slabs.rows // slab_rows)
-        seconds += count * (cost.slabs.seconds_per_slab + parts * SLAB_SECONDS)
+        seconds += count * (cost.slabs.seconds_per_slab.at(slab_rows) + parts * SLAB_SECONDS)
     return seconds
 
 
@@ -202,7 +200,7 @@ def _streamed(
         seconds=_compute_seconds(layer, cost, part_units, slab_rows) + load_seconds,
         load_seconds=load_seconds,
         kept_bytes=0,
-        heap_bytes=int(max(cost.load_peak_bytes.at(part_units), cost.stream_peak_bytes.at(part_units), computing)),
+        heap_bytes=int(max(cost.load_peak_bytes.at(part_units), computing)),
         raw_bytes=-(-layer.raw_bytes * part_units // layer.units),
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=0,

@@ -45,6 +45,11 @@ class Blob:
         self._memory, self._offset_bytes, self.layout, self._allocator = memory, offset_bytes, layout, allocator
         self.mat = self.fresh_mat()
 
+    @property
+    def allocator(self) -> native.ScratchAllocator | None:
+        """What layers that write to it allocate from."""
+        return self._allocator
+
     @classmethod
     def alone(cls, layout: BlobLayout, allocator: native.ScratchAllocator | None = None) -> Blob:
         """A blob in memory of its own."""

@@ -18,8 +18,9 @@ from flexnn_ncnn import profile as profile_records
 from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.formats import read_plan, read_profile, write_plan, write_profile
 from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.machine import Machine, this_machine
 from flexnn_ncnn.options import KERNELS, RunOptions
-from flexnn_ncnn.profile import Linear, ModelProfile, RowWindow, SlabCost
+from flexnn_ncnn.profile import ModelProfile, Points, RowWindow, SlabCost, StorageProfile
 from param_tools.errors import FlexnnError, FormatVersionError
 from tests.unit import plans, profiles
 
@@ -30,7 +31,7 @@ Json = dict[str, Any]
 
 
 def good_profile() -> ModelProfile:
-    slabs = SlabCost(rows=4, granularity=2, run_peak_bytes=Linear(1.5, 2.0), seconds_per_slab=1e-6)
+    slabs = SlabCost(4, 2, Points((2, 4), (1.5, 2.0)), Points((2, 4), (-1e-6, 0.0)))
     made = profiles.layer(
         "conv",
         "in",
@@ -39,9 +40,17 @@ def good_profile() -> ModelProfile:
         granularity=16,
         blob_axis="c",
         window=RowWindow(3, 1, 4),
-        kernels=(profiles.cost(kept_bytes=0.1, slabs=slabs), profiles.cost("sgemm")),
+        kernels=(profiles.cost(kept_bytes=0.1, slabs=slabs, events=(64, 32, -32, -64)), profiles.cost("sgemm")),
     )
-    return profiles.model(made, profiles.layer("relu", "conv", mode="inplace"), read_seconds_per_byte=1 / 3)
+    machine = this_machine("1.0")
+    return profiles.model(
+        made,
+        profiles.layer("relu", "conv", mode="inplace"),
+        machine=machine.fingerprint,
+        machine_facts=machine,
+        read_seconds_per_byte=1 / 3,
+        storage=StorageProfile(1e8, 1e-4, 1e9, 1e-6),
+    )
 
 
 PROFILE = good_profile()
@@ -216,14 +225,14 @@ def test_a_wrong_type_is_named_with_its_place(path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_profile_that_is_no_measurement_is_not_written(value: float, path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ProfileError, match="odd read rate"):
         write_profile(dataclasses.replace(PROFILE, read_seconds_per_byte=value), path)
     assert list(path.parent.iterdir()) == []
 
 
 RECORDS = {
     "plan.md": [*(getattr(plan_records, name) for name in plan_records.__all__), BlobLayout, RunOptions],
-    "profile.md": [*(getattr(profile_records, name) for name in profile_records.__all__)],
+    "profile.md": [*(getattr(profile_records, name) for name in profile_records.__all__), Machine],
 }
 
 

@@ -13,7 +13,6 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn import profiler
 from flexnn_ncnn.assemble import assemble_plan
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.options import RunOptions
@@ -23,6 +22,7 @@ from flexnn_ncnn.planning.planner import Workload, schedule, schedule_of, smalle
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.profiler import ProfileLimits, profile_model
+from flexnn_ncnn.profiling import cutting
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.encoding import Encoding
@@ -107,11 +107,11 @@ def prepared_files(
 ) -> Iterator[Prepared]:
     """Profiles a .param with the .bin beside it; `cut_all` tries slices and slabs of layers that are too small too."""
     options = options or RunOptions()
-    limits = ProfileLimits(part_bytes, rounds=1)
+    limits = ProfileLimits(part_bytes, least_rounds=1, most_rounds=1)
     with open_model(param_path) as opened:
-        thresholds = {name: 1 if cut_all else getattr(profiler, name) for name in _CUT_FROM}
-        with mock.patch.multiple(profiler, **thresholds):
-            profile = profile_model(opened, "model", "machine", inputs, options, limits)
+        thresholds = {name: 1 if cut_all else getattr(cutting, name) for name in _CUT_FROM}
+        with mock.patch.multiple(cutting, **thresholds):
+            profile = profile_model(opened, "model", None, inputs, options, limits)
         yield Prepared(opened, options, inputs, profile, workload(profile))
 
 

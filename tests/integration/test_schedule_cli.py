@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flexnn_ncnn.cli.main import main
-from flexnn_ncnn.formats import read_plan, read_profile
+from flexnn_ncnn.formats import read_plan, read_profile, write_profile
 from flexnn_ncnn.interop.plan_files import read_flexnn_plan
 from flexnn_ncnn.interop.profile_files import read_flexnn_profile
 from tests.integration import tiny_models
@@ -113,9 +114,11 @@ def test_flexnns_profile_can_be_scheduled(setting: Setting, capsys: pytest.Captu
 def test_a_profile_of_another_machine_is_flagged_and_makes_no_plan(
     setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine = read_profile(setting.profile).machine
+    ours = read_profile(setting.profile)
+    assert ours.machine_facts is not None
+    machine = replace(ours.machine_facts, cpus=99)
     foreign = tmp_path / "foreign.json"
-    foreign.write_text(setting.profile.read_text().replace(machine, "0" * len(machine)))
+    write_profile(replace(ours, machine=machine.fingerprint, machine_facts=machine), foreign)
     assert main(["schedule", str(foreign), "--smallest"]) == 0
     assert "measured on another machine" in capsys.readouterr().err
     assert main(["schedule", str(foreign), "--budget", "10MB", "-o", str(tmp_path / "plan.json")]) == 2

@@ -9,7 +9,7 @@ from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.problem import Buffer
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
 NOTHING = Linear(0.0, 0.0)
 VECTOR = BlobLayout(dims=1, w=64, h=1, d=1, c=1, elemsize=4, elempack=1)
@@ -19,13 +19,22 @@ PACKED = PLANE.with_elempack(4)
 
 def cost(kernel: str = "default", **fields: Any) -> KernelCost:
     """A kernel that costs nothing but what is said; a number is a cost that no slicing changes."""
-    named = {name: Linear(float(value), 0.0) for name, value in fields.items() if type(value) in (int, float)}
+    named: dict[str, Any] = {
+        name: Linear(float(value), 0.0) for name, value in fields.items() if type(value) in (int, float)
+    }
+    if "run_peak_bytes" in named:
+        named["run_peak_bytes"] = always(fields["run_peak_bytes"])
     nothing = dict.fromkeys(
-        ("load_seconds", "compute_seconds", "kept_bytes", "load_peak_bytes", "run_peak_bytes", "stream_peak_bytes"),
-        NOTHING,
+        ("load_seconds", "compute_seconds", "kept_bytes", "load_peak_bytes", "run_heap_bytes"), NOTHING
     )
+    plain = {"reads_raw": False, "seconds_spread": 0.0, "run_peak_bytes": always(0), "events": (), "slabs": None}
     rest = {name: value for name, value in fields.items() if name not in named}
-    return KernelCost(**{"kernel": kernel, "reads_raw": False, "slabs": None, **nothing, **named, **rest})  # type: ignore[arg-type]
+    return KernelCost(kernel=kernel, **{**nothing, **plain, **named, **rest})
+
+
+def always(value: float) -> Points:
+    """A cost that does not depend on the units."""
+    return Points((1,), (float(value),))
 
 
 def layer(name: str, inputs: str = "", outputs: str = "", **fields: Any) -> LayerProfile:
@@ -46,6 +55,7 @@ def layer(name: str, inputs: str = "", outputs: str = "", **fields: Any) -> Laye
         least_units=1,
         blob_axis="",
         window=None,
+        convert_seconds=0.0,
         kernels=(cost(),),
     )
     return replace(plain, **fields)
@@ -62,11 +72,13 @@ def model(*layers: LayerProfile, inputs: str = "in", **fields: Any) -> ModelProf
     plain = ModelProfile(
         model_id="model",
         machine="machine",
+        machine_facts=None,
         options=RunOptions(),
         inputs=tuple((blob, PLANE) for blob in inputs.split()),
         outputs=tuple(blob for one in numbered for blob in one.outputs if blob not in read),
         layers=numbered,
         read_seconds_per_byte=1e-9,
+        storage=None,
         base_bytes=0,
     )
     return replace(plain, **fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
 __all__ = ["BASE_BYTES", "small_profile"]
 
@@ -22,8 +22,10 @@ def kernel(
         compute_seconds=Linear(0.0, compute / 10 * per_unit),
         kept_bytes=Linear(0.0, kept / 10),
         load_peak_bytes=Linear(0.0, kept / 10),
-        run_peak_bytes=Linear(float(workspace), 0.0),
-        stream_peak_bytes=Linear(float(workspace), kept / 10),
+        seconds_spread=0.0,
+        run_peak_bytes=Points((10,), (float(workspace),)),
+        run_heap_bytes=Linear(0.0, 0.0),
+        events=(workspace, -workspace) if workspace else (),
         slabs=None,
     )
 
@@ -47,6 +49,7 @@ def layer(index: int, kind: str, blobs: tuple[int, int], raw_bytes: int, *kernel
         least_units=1,
         blob_axis="w" if raw_bytes else "",
         window=None,
+        convert_seconds=0.0,
         kernels=kernels,
     )
 
@@ -65,10 +68,12 @@ def small_profile() -> ModelProfile:
     return ModelProfile(
         model_id="small",
         machine="nowhere",
+        machine_facts=None,
         options=RunOptions(),
         inputs=(("b0", layers[0].input_layouts[0]),),
         outputs=("b3",),
         layers=layers,
         read_seconds_per_byte=1e-7,
+        storage=None,
         base_bytes=0,
     )

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.planning.choices import Choice, choices, cut_evenly, part_size, run_peak, undominated
-from flexnn_ncnn.profile import LayerProfile, Linear, SlabCost
+from flexnn_ncnn.profile import LayerProfile, Linear, Points, SlabCost
 from tests.unit.profiles import choice, cost, layer
 
-SLABS = SlabCost(rows=32, granularity=4, run_peak_bytes=Linear(100.0, 50.0), seconds_per_slab=0.001)
+SLABS = SlabCost(
+    rows=32,
+    granularity=4,
+    run_peak_bytes=Points((4, 8, 16, 32), (300.0, 500.0, 900.0, 1700.0)),
+    seconds_per_slab=Points((4, 32), (0.001, 0.001)),
+)
 
 
 def weighted(**fields: object) -> LayerProfile:
@@ -38,7 +43,7 @@ def test_channels_that_are_no_multiple_of_all_lanes_come_in_odd_granules() -> No
 
 
 def test_streaming_pays_for_loading_and_reading() -> None:
-    kernel = cost(load_seconds=0.002, compute_seconds=0.010, stream_peak_bytes=700, kept_bytes=500)
+    kernel = cost(load_seconds=0.002, compute_seconds=0.010, load_peak_bytes=700, kept_bytes=500)
     (whole,) = [one for one in found(weighted(kernels=(kernel,)), resident=False) if one.part_units == 64]
     assert whole.seconds == pytest.approx(0.012 + 6400e-6, abs=1e-4)
     assert (whole.kept_bytes, whole.heap_bytes, whole.raw_bytes) == (0, 700, 6400)
@@ -59,7 +64,7 @@ def test_raw_weights_used_in_place_stay_with_a_resident_layer() -> None:
 
 def test_more_slices_need_less_memory_and_more_time() -> None:
     kernel = cost(
-        load_seconds=Linear(0.001, 1e-5), compute_seconds=Linear(0.001, 1e-4), stream_peak_bytes=Linear(0.0, 100.0)
+        load_seconds=Linear(0.001, 1e-5), compute_seconds=Linear(0.001, 1e-4), load_peak_bytes=Linear(0.0, 100.0)
     )
     sliced = sorted(found(weighted(kernels=(kernel,)), resident=False), key=lambda one: one.part_units)
     assert [one.part_units for one in sliced] == [16, 32, 64]

@@ -24,8 +24,7 @@ def convolution(name: str, source: str, weights: int, *, seconds: float = 0.01) 
         compute_seconds=Linear(0.0, seconds / 64),
         kept_bytes=Linear(0.0, 2 * weights / 64),
         load_peak_bytes=Linear(0.0, 2 * weights / 64),
-        run_peak_bytes=Linear(100.0, 0.0),
-        stream_peak_bytes=Linear(100.0, 2 * weights / 64),
+        run_peak_bytes=100,
     )
     return layer(name, source, raw_bytes=weights, units=64, granularity=16, blob_axis="c", kernels=(kernel,))
 
@@ -77,7 +76,7 @@ def test_more_budget_is_hardly_slower(weights: list[int]) -> None:
 
 def test_the_culprit_is_the_layer_that_needs_most() -> None:
     unsliced = replace(convolution("big", "c0", 900_000), blob_axis="", units=1, granularity=1)
-    kernel = cost(stream_peak_bytes=1_800_000, kept_bytes=1_800_000)
+    kernel = cost(load_peak_bytes=1_800_000, kept_bytes=1_800_000)
     profile = model(convolution("c0", "in", 1000), replace(unsliced, kernels=(kernel,)))
     least, culprit = smallest_budget(workload(profile), BASE)
     assert culprit.startswith("layer 'big' (Convolution")

@@ -1,0 +1,150 @@
+"""Loading and computing parts of layers, as the executor does."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.options import KERNELS, RunOptions
+from flexnn_ncnn.plan import Part, Slab
+from flexnn_ncnn.profiling.facts import ProfileLimits
+from flexnn_ncnn.profiling.scratch import ScratchRegion
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.slabs import forward_slabs, slab_views
+from flexnn_ncnn.runtime.weight_source import WeightSource
+from param_tools.graph import Layer
+from param_tools.model_io import NcnnModel
+
+__all__ = ["Bench", "PartRun", "run_into"]
+
+
+class Bench:
+    """What all measurements of a model share.
+
+    Args:
+        model: its files.
+        options: how to compute.
+        limits: what it may cost.
+
+    Attributes:
+        source: where the weights are.
+        scratch: where layers allocate while they compute.
+        clock: of this thread, which other processes do not disturb; with several threads there is no such clock.
+    """
+
+    def __init__(self, model: NcnnModel, options: RunOptions, limits: ProfileLimits) -> None:
+        self.model, self.options, self.limits = model, options, limits
+        self.source = WeightSource(model.bin_path)
+        self.scratch = ScratchRegion()
+        self.clock = time.thread_time if options.num_threads == 1 else time.perf_counter
+        self._weightless: dict[object, native.LoadedLayer] = {}
+        self._options = {kernel: native.make_option(options, kernel) for kernel in KERNELS}
+        self._run_options = {
+            kernel: self.scratch.allocator.attach(native.make_option(options, kernel)) for kernel in KERNELS
+        }
+
+    def allocator(self, layer: Layer) -> native.ScratchAllocator | None:
+        """What the layer allocates from while it computes; None is the heap."""
+        calls_back = native.may_call_back(layer.type, self.options.num_threads)
+        return self.scratch.allocator if calls_back else None
+
+    def option(self, kernel: str) -> native.Option:
+        """To load with."""
+        return self._options[kernel]
+
+    def run_option(self, kernel: str, layer: Layer) -> native.Option:
+        """To compute with."""
+        return (self._options if self.allocator(layer) is None else self._run_options)[kernel]
+
+    def weightless(self, run: PartRun) -> native.LoadedLayer:
+        """A part without weights, loaded when it is asked for first, and kept."""
+        loaded = self._weightless.get(run.key)
+        if loaded is None:
+            loaded = self._weightless[run.key] = run.load(())
+        return loaded
+
+    def close(self) -> None:
+        """Let go of layers and file."""
+        for loaded in self._weightless.values():
+            loaded.close()
+        self._weightless = {}
+        self._run_options = {}
+        self.source.close()
+
+
+class PartRun:
+    """One part of a layer with one kernel, to be loaded and computed as often as it takes.
+
+    Args:
+        bench: what measurements share.
+        layer: for its type and name.
+        part: what to load.
+        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+
+    Attributes:
+        part: what to load.
+        key: equal for the same part of the same layer.
+    """
+
+    def __init__(self, bench: Bench, layer: Layer, part: Part, kernel: str) -> None:
+        self._layer, self._params = layer, native.make_params(part.params)
+        self._option, self._run_option = bench.option(kernel), bench.run_option(kernel, layer)
+        self.part, self.key = part, (layer.name, layer.type, kernel, part)
+
+    def load(self, arrays: Sequence[npt.NDArray[Any]]) -> native.LoadedLayer:
+        """The part loaded; to be closed."""
+        return native.LoadedLayer(
+            self._layer.type, self._params, arrays, self._option, self._layer.name, self._run_option
+        )
+
+    def by_slabs(self, loaded: native.LoadedLayer, slabs: Sequence[Slab], bottom: native.Mat, top: native.Mat) -> None:
+        """Compute some slabs of rows."""
+        forward_slabs(loaded, slab_views(slabs, self.read(bottom), top), 0.0, self._run_option)
+
+    def read(self, bottom: native.Mat) -> native.Mat:
+        """What the part reads of its layer's input."""
+        return native.channels_of(bottom, *self.part.reads) if self.part.reads[1] else bottom
+
+
+def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat], blobs: Sequence[Blob]) -> None:
+    """Compute a layer into blobs that are there already.
+
+    Args:
+        loaded: the layer.
+        mode: see `flexnn_ncnn.plan.Step`; one in which it writes to memory.
+        bottoms: its inputs; of a layer that works in place it may be the output's own Mat.
+        blobs: its outputs.
+    """
+    if mode == "overlay":
+        loaded.forward_list(list(bottoms), [blobs[0].mat])
+    elif mode in LIST_MODES:
+        loaded.forward_list(list(bottoms), [output_mat(blob, mode) for blob in blobs])
+    elif mode == "inplace":
+        if bottoms[0] is not blobs[0].mat:
+            native.copy_blob(bottoms[0], blobs[0].mat)
+        loaded.forward_inplace(blobs[0].mat)
+    elif mode == "fresh":
+        top = native.empty_mat()
+        loaded.forward(bottoms[0], top)
+        native.copy_blob(top, blobs[0].mat)
+    else:
+        loaded.forward(bottoms[0], blobs[0].mat)
+
+
+def touched_blob(layout: BlobLayout, allocator: native.ScratchAllocator | None) -> Blob:
+    """A blob on its own whose pages are there: a run must not pay for them, nor find all of it in a cache."""
+    blob = Blob.alone(layout, allocator)
+    blob.bytes()[:: mmap.PAGESIZE] = 0
+    return blob
+
+
+def own_arrays(bench: Bench, part: Part) -> list[npt.NDArray[Any]]:
+    """A part's weights in memory of our own, so that loading it faults nothing in."""
+    return [np.array(array) for array in bench.source.load(part.pieces)]

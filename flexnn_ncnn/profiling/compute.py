@@ -1,0 +1,157 @@
+"""Computing one layer as the executor would with nothing resident, and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flexnn_ncnn.assemble import layer_part
+from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into, touched_blob
+from flexnn_ncnn.profiling.blobs import LiveBlobs
+from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, Sample, Span
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.blob_memory import PartTarget
+from flexnn_ncnn.runtime.gather import gathered_rows
+
+__all__ = ["Computed", "compute_layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """How long one layer took.
+
+    Attributes:
+        samples: one for every part that was loaded and computed; none where nothing is computed.
+        convert_seconds: bringing the inputs into the layouts the layer wants.
+    """
+
+    samples: tuple[Sample, ...] = ()
+    convert_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.convert_seconds + sum(one.read + one.transform + one.compute for one in self.samples)
+
+
+def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs, *, small: bool = False) -> Computed:
+    """Compute a layer from and to `blobs`.
+
+    Args:
+        bench: what measurements share.
+        facts: the layer.
+        number: of the kernel; counted on from the first again where there are fewer.
+        blobs: those that are alive.
+        small: compute a small part before, too, where the layer can be cut.
+    """
+    if facts.mode == "gather":
+        return Computed((_gathered(bench, facts, blobs),))
+    if facts.mode == "constant":
+        return Computed((_constant(bench, facts, blobs),))
+    if not facts.kernels:  # it hands over what it is given
+        source = facts.layer.inputs[0]
+        for name in facts.layer.outputs:
+            blobs.put(name, blobs[source], blobs.owner(source))
+        return Computed()
+    begin = bench.clock()
+    bottoms = [blobs.wanted(name, layout) for name, layout in zip(facts.layer.inputs, facts.input_layouts, strict=True)]
+    convert_seconds = bench.clock() - begin
+    mats = [mat for mat, _ in bottoms]
+    kernel = facts.kernels[number % len(facts.kernels)]
+    if facts.axis is not None:
+        return Computed(tuple(_parts(bench, facts, kernel, mats[0], blobs, small)), convert_seconds)
+    run = PartRun(bench, facts.layer, layer_part(bench.model, facts.index), kernel.kernel)
+    if facts.mode == "alias":
+        top = native.empty_mat()
+        sample = _timed(bench, run, kernel, 1, lambda loaded: loaded.forward(mats[0], top))
+        blobs.put(facts.layer.outputs[0], top, bottoms)
+        return Computed((sample,), convert_seconds)
+    if facts.mode in ("inplace", "overlay"):
+        tops = [blobs.to_overwrite(facts.layer.inputs[0], bottoms[0], bench.allocator(facts.layer))]
+        mats[0] = tops[0].mat
+    else:
+        tops = [touched_blob(layout, bench.allocator(facts.layer)) for layout in facts.output_layouts]
+    sample = _timed(bench, run, kernel, 1, lambda loaded: run_into(loaded, facts.mode, mats, tops))
+    for name, blob in zip(facts.layer.outputs, tops, strict=True):
+        blobs.put(name, blob.mat, blob)
+    return Computed((sample,), convert_seconds)
+
+
+def _parts(
+    bench: Bench, facts: LayerFacts, kernel: KernelFacts, bottom: native.Mat, blobs: LiveBlobs, small: bool
+) -> Sequence[Sample]:
+    """Every part of a layer that can be cut, straight into the parts of its output."""
+    assert facts.axis is not None
+    allocator, samples = bench.allocator(facts.layer), []
+
+    def part_run(span: Span) -> PartRun:
+        part = layer_part(bench.model, facts.index, facts.axis, *span)
+        return PartRun(bench, facts.layer, part, kernel.kernel)
+
+    whole = touched_blob(facts.output_layouts[0], allocator)
+    small_spans = [(0, facts.small_units)] if small and facts.small_units else []
+    for begin, end in (*small_spans, *facts.spans):
+        run = part_run((begin, end))
+        if end - begin == facts.axis.units:
+            samples.append(_timed(bench, run, kernel, end, lambda loaded: loaded.forward(bottom, whole.mat)))
+            break
+        target = whole.part(facts.axis.blob_axis, begin, end)
+
+        def compute(loaded: native.LoadedLayer, run: PartRun = run, target: PartTarget = target) -> None:
+            top = target.mat
+            loaded.forward(run.read(bottom), top)
+            target.store(top)
+
+        samples.append(_timed(bench, run, kernel, end - begin, compute))
+    blobs.put(facts.layer.outputs[0], whole.mat, whole)
+    return samples
+
+
+def _timed(
+    bench: Bench, run: PartRun, kernel: KernelFacts, units: int, compute: Callable[[native.LoadedLayer], None]
+) -> Sample:
+    clock = bench.clock
+    if not run.part.pieces:  # what has no weights is loaded once and kept
+        loaded = bench.weightless(run)
+        begin = clock()
+        compute(loaded)
+        return Sample(units, 0, 0.0, 0.0, clock() - begin)
+    begin = clock()
+    arrays = bench.source.load(run.part.pieces)
+    read = clock()
+    loaded = run.load(arrays)
+    del arrays
+    if not kernel.reads_raw:
+        loaded.release_raw()
+    ready = clock()
+    compute(loaded)
+    computed = clock()
+    loaded.close()
+    end = clock()
+    read_bytes = sum(piece.stored_bytes for piece in run.part.pieces)
+    return Sample(units, read_bytes, read - begin, ready - read + end - computed, computed - ready)
+
+
+def _constant(bench: Bench, facts: LayerFacts, blobs: LiveBlobs) -> Sample:
+    (piece,) = layer_part(bench.model, facts.index).pieces
+    blob = touched_blob(facts.output_layouts[0], None)
+    begin = bench.clock()
+    native.fill_blob(blob.mat, bench.source.load([piece])[0])
+    seconds = bench.clock() - begin
+    blobs.put(facts.layer.outputs[0], blob.mat, blob)
+    return Sample(1, 0, 0.0, 0.0, seconds)
+
+
+def _gathered(bench: Bench, facts: LayerFacts, blobs: LiveBlobs) -> Sample:
+    layer, clock = facts.layer, bench.clock
+    ids = native.mat_to_array(blobs[layer.inputs[0]])
+    begin = clock()
+    rows, params, renumbered = gathered_rows(bench.source, layer_part(bench.model, facts.index), ids)
+    option = bench.option("default")
+    loaded = native.LoadedLayer(layer.type, native.make_params(params), rows, option, layer.name)
+    top = native.empty_mat()
+    loaded.forward(native.mat_from_array(renumbered), top)
+    loaded.close()
+    seconds = clock() - begin
+    blobs.put(layer.outputs[0], top, None)
+    return Sample(1, sum(row.nbytes for row in rows), 0.0, 0.0, seconds)

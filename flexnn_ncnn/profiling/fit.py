@@ -1,0 +1,26 @@
+"""From a few measurements to one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import quantiles
+
+from flexnn_ncnn.profile import Linear
+
+__all__ = ["line", "spread"]
+
+
+def line(few: int, few_cost: float, many: int, many_cost: float) -> Linear:
+    """A cost through two measurements; neither what no unit costs nor what one costs more is below 0."""
+    if few == many:
+        return Linear(0.0, many_cost / many) if many > 1 else Linear(many_cost, 0.0)
+    slope = min(max(0.0, (many_cost - few_cost) / (many - few)), many_cost / many)
+    return Linear(many_cost - slope * many, slope)
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """Distance of the quartiles over the median; 0 for a single measurement."""
+    if len(seconds) < 2:
+        return 0.0
+    first, middle, third = quantiles(seconds, n=4, method="inclusive")
+    return (third - first) / middle if middle > 0 else 0.0

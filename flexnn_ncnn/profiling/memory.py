@@ -1,0 +1,193 @@
+"""What the parts of a layer hold with one kernel: transformed weights, heap and scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.assemble import layer_part, unpadded
+from flexnn_ncnn.plan import Slab
+from flexnn_ncnn.profiling.bench import Bench, PartRun, own_arrays, run_into, touched_blob
+from flexnn_ncnn.profiling.cutting import part_layouts, slab_granularity, slab_sizes
+from flexnn_ncnn.profiling.facts import KernelFacts, PartMemory, SlabFacts, Span
+from flexnn_ncnn.profiling.outputs import Outputs
+from flexnn_ncnn.runtime import heap, native, process_memory
+from param_tools.graph import Layer
+from param_tools.slicing.rule import Axis
+
+__all__ = ["Subject", "measure_kernel"]
+
+# a run this long is timed once, a shorter one three times
+_LONG_RUN_SECONDS = 0.005
+# slabs that seem to save more of a layer's time were measured while the machine did something else before
+_MOST_SAVED = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A layer that is tried.
+
+    Attributes:
+        index: its index in the model file.
+        layer: the layer.
+        axis: what it is cut along, or None.
+        outputs: how it leaves its outputs.
+        bottoms: its inputs as it wants them.
+    """
+
+    index: int
+    layer: Layer
+    axis: Axis | None
+    outputs: Outputs
+    bottoms: tuple[native.Mat, ...]
+
+
+def measure_kernel(bench: Bench, subject: Subject, kernel: str, whole: Span, small_units: int) -> KernelFacts:
+    """Try one kernel on a large and a small part of a layer, at once and by slabs.
+
+    Args:
+        bench: what measurements share.
+        subject: the layer.
+        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        whole: the large part.
+        small_units: units of the small one, 0 for none.
+    """
+    large = _Trial(bench, subject, kernel, whole)
+    found = large.measure()
+    parts, reads_raw = [found.memory], found.reads_raw is not False
+    if small_units:
+        small = _Trial(bench, subject, kernel, (whole[0], whole[0] + small_units)).measure()
+        reads_raw |= small.reads_raw is True
+        parts.insert(0, small.memory)
+    slabs = large.by_slabs(found)
+    granularity = slab_granularity(subject.layer, kernel)
+    return KernelFacts(kernel, reads_raw, tuple(parts), found.events, slabs, granularity)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    memory: PartMemory
+    reads_raw: bool | None  # None where it has no large weights, or nothing tells
+    events: tuple[int, ...]
+
+
+class _Trial:
+    """One part of a layer with one kernel, writing to blobs of its own."""
+
+    def __init__(self, bench: Bench, subject: Subject, kernel: str, span: Span) -> None:
+        self._bench, self._subject, self._kernel, self._units = bench, subject, kernel, span[1] - span[0]
+        part = layer_part(bench.model, subject.index, subject.axis, *span)
+        self._run = PartRun(bench, subject.layer, part, kernel)
+        self._bottoms = subject.bottoms
+        if part.reads[1]:
+            self._bottoms = (self._run.read(subject.bottoms[0]),)
+        layouts = part_layouts(subject.outputs.layouts, subject.axis, self._units)
+        self._blobs = [touched_blob(layout, bench.allocator(subject.layer)) for layout in layouts]
+
+    def measure(self) -> _Found:
+        """Load once, compute twice, with every large allocation mapped alone.
+
+        The raw weights are spoilt before the second time, to see whether they are still read.
+        """
+        arrays = own_arrays(self._bench, self._run.part)
+        if not process_memory.peak_can_restart():
+            return self._without_peaks(arrays)
+        with heap.return_freed_memory():
+            idle = process_memory.resident_bytes()
+            process_memory.reset_peak()
+            loaded = self._run.load(arrays)
+            load_peak = process_memory.peak_bytes()
+            heap.trim()  # what was free in the heap before may have been used, and freed, again
+            kept = process_memory.resident_bytes()
+            with self._bench.scratch.watch() as scratch:
+                self._compute(loaded)
+            right = self._spoil(arrays)
+            heap.trim()  # and once more
+            begin = process_memory.resident_bytes()
+            process_memory.reset_peak()
+            self._compute(loaded)
+            run_heap = process_memory.peak_bytes() - begin
+            loaded.close()
+        memory = PartMemory(
+            units=self._units,
+            kept_bytes=max(0, kept - idle),
+            load_peak_bytes=max(0, load_peak - idle),
+            run_peak_bytes=scratch.peak_bytes,
+            run_heap_bytes=max(0, run_heap),
+        )
+        return _Found(memory, self._differs(right), scratch.events)
+
+    def by_slabs(self, found: _Found) -> tuple[SlabFacts, ...]:
+        """The part by slabs of rows, where the workspace it was found to need is worth making smaller."""
+        layer = self._subject.layer
+        if self._subject.outputs.mode != "forward" or not self._bottoms:
+            return ()
+        sizes = slab_sizes(layer, native.layout_of(self._bottoms[0]), self._kernel, found.memory.run_peak_bytes)
+        if not sizes:
+            return ()
+        arrays = own_arrays(self._bench, self._run.part)
+        whole = self._run.load(arrays)
+        seconds = self._seconds(lambda: self._compute(whole))
+        whole.close()
+        cut = PartRun(self._bench, layer, unpadded(layer.type, self._run.part), self._kernel)
+        loaded = cut.load(arrays)
+        facts = tuple(self._slab_facts(cut, loaded, slabs, seconds) for slabs in sizes)
+        loaded.close()
+        return facts
+
+    def _slab_facts(
+        self, cut: PartRun, loaded: native.LoadedLayer, slabs: Sequence[Slab], whole_seconds: float
+    ) -> SlabFacts:
+        """From a slab in the middle; the first is tried, too, where it alone is copied for its padding."""
+        rows, output_rows = slabs[0].end, slabs[-1].end
+        middle = slabs[(len(slabs) - 1) // 2]
+        bottom, top = self._subject.bottoms[0], self._blobs[0].mat
+        with self._bench.scratch.watch() as scratch:
+            if slabs[0].is_padded and not middle.is_padded:
+                cut.by_slabs(loaded, slabs[:1], bottom, top)
+            seconds = self._seconds(lambda: cut.by_slabs(loaded, [middle], bottom, top))
+        extra = max(seconds * output_rows / rows - whole_seconds, -_MOST_SAVED * whole_seconds)
+        return SlabFacts(rows, scratch.peak_bytes, extra / len(slabs))
+
+    def _compute(self, loaded: native.LoadedLayer) -> None:
+        if self._subject.outputs.mode == "alias":
+            loaded.forward(self._bottoms[0], native.empty_mat())
+        else:
+            run_into(loaded, self._subject.outputs.mode, self._bottoms, self._blobs)
+
+    def _seconds(self, call: Callable[[], None]) -> float:
+        clock, found = self._bench.clock, list[float]()
+        while len(found) < 3 and (not found or found[0] < _LONG_RUN_SECONDS):
+            begin = clock()
+            call()
+            found.append(clock() - begin)
+        return median(found)
+
+    def _spoil(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.uint8]]:
+        """Spoil large arrays; the outputs as they were before, if there is something to see in them."""
+        large = [array for array in arrays if array.nbytes >= native.RAW_KEPT_BELOW_BYTES]
+        right = [blob.bytes().copy() for blob in self._blobs] if large else []
+        for array in large:
+            array.view(np.uint8).fill(0x7F)
+        return right
+
+    def _differs(self, right: Sequence[npt.NDArray[np.uint8]]) -> bool | None:
+        """Whether the outputs are others than before."""
+        if not right:
+            return None
+        return any(not np.array_equal(blob.bytes(), kept) for blob, kept in zip(self._blobs, right, strict=True))
+
+    def _without_peaks(self, arrays: Sequence[npt.NDArray[Any]]) -> _Found:
+        loaded = self._run.load(arrays)
+        with self._bench.scratch.watch() as scratch:
+            self._compute(loaded)
+        right = self._spoil(arrays)
+        self._compute(loaded)
+        loaded.close()
+        memory = PartMemory(self._units, 0, 0, scratch.peak_bytes, 0)
+        return _Found(memory, self._differs(right), scratch.events)
