@@ -1,4 +1,4 @@
-"""`python -m eval`: measures what `eval.cells` lists."""
+"""`python -m eval`: measures, and writes a report of what was measured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import click
 from eval.cells import EXPERIMENTS, Effort, cells_of
 from eval.commands import flexnn
 from eval.measuring import run_cells
+from eval.report import write_report
 from eval.results import Results
 from flexnn_ncnn.errors import SizeError
+from flexnn_ncnn.reporters.plots import new_figure
 from flexnn_ncnn.units import parse_size
 from param_tools.errors import FlexnnError
 
@@ -35,7 +37,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.command()
-@click.argument("experiment", type=click.Choice((*EXPERIMENTS, "all")))
+@click.argument("experiment", type=click.Choice((*EXPERIMENTS, "all", "report")))
 @click.option("--models", callback=_names, metavar="M,M,...", help="Zoo models, or .param files; those it is about.")
 @click.option("--budgets", callback=_sizes, metavar="SIZE,SIZE,...", help="Such as 60MB,100MB; those it is about.")
 @click.option(
@@ -45,7 +47,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     default=Path("eval-results"),
     show_default=True,
     metavar="DIR",
-    help="Where results go; what lies there already is not measured again.",
+    help="Where results and the report go; what lies there already is not measured again.",
 )
 @click.option("--quick", is_flag=True, help="Three budgets for each model, three inferences each.")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Compute threads.")
@@ -66,15 +68,19 @@ def command(
       ablation    this package without parts of what it does
       overhead    what has to be done before the first inference, and what it costs
       all         these, one after the other
+      report      nothing is measured, the report is written again
 
-    Killed half-way, it goes on where it was. Raw results go to DIR/results.jsonl, a line for each measurement.
+    Killed half-way, it goes on where it was. DIR/results.jsonl has a line for each measurement, DIR/report.md the
+    tables and figures.
     """
     effort = replace(_QUICK if quick else _FULL, threads=threads)
     wanted = [one for one in EXPERIMENTS if experiment in (one, "all")]
     cells = [cell for one in wanted for cell in cells_of(one, models, budgets, effort)]
+    new_figure(1, 1)  # finds out whether there is matplotlib before hours of measuring
     results = Results(folder, flexnn("fingerprint").found)
     with _Bar(disable=quiet) as bar:
         failures = run_cells(cells, results, bar.update)
+    click.echo(f"Wrote {write_report(results, folder)}")
     if failures:
         raise FlexnnError(f"{failures} of {len(cells)} measurements failed", hint="give the same command again")
 
@@ -90,6 +96,8 @@ class _Bar:
         """Show how far the measurements are."""
         from tqdm import tqdm
 
+        if of == 0:
+            return
         if self._bar is None:
             self._bar = tqdm(total=of, unit="cell", disable=self._disable, file=sys.stderr)
         self._bar.set_description_str(what, refresh=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from eval.cells import Cell
@@ -72,4 +73,4 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 def _name(cell: Cell) -> str:
     budget = f" {cell.budget_bytes / 1e6:g} MB" if cell.budget_bytes else ""
-    return f"{cell.experiment}: {cell.model} {'+'.join(cell.configs)}{budget}"
+    return f"{cell.experiment}: {Path(cell.model).name} {'+'.join(cell.configs)}{budget}"

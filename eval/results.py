@@ -61,11 +61,13 @@ class Results:
         self.lines.append(line)
 
     def latest(self, experiment: str) -> list[dict[str, Any]]:
-        """The last result of each cell of an experiment, in the order of first measurement."""
+        """Of each cell of an experiment the result with most loops, and of those the last."""
         found: dict[str, dict[str, Any]] = {}
         for line in self.lines:
-            if line["cell"]["experiment"] == experiment:
-                found[json.dumps(line["cell"], sort_keys=True)] = line
+            cell = line["cell"]
+            what = json.dumps({name: value for name, value in cell.items() if name not in ("loops", "warmups")})
+            if cell["experiment"] == experiment and cell["loops"] >= found.get(what, line)["cell"]["loops"]:
+                found[what] = line
         return list(found.values())
 
     def _claim(self, path: Path) -> None:

@@ -81,6 +81,8 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert within["cost"]["cpu_seconds"] > 0
     assert within["found"]["machine"]["cpus"] >= 1
     assert json.loads((out / "machine.json").read_text())["fingerprint"] == within["machine"]
+    assert "a budget of 1.0 kB cannot work" in (out / "report.md").read_text(encoding="utf-8")
+    assert (out / "end-to-end-classifier.png").stat().st_size > 10_000
 
 
 def test_overhead_in_an_empty_cache(tmp_path: Path) -> None:
