@@ -82,7 +82,7 @@ def command(
         failures = run_cells(cells, results, bar.update)
     click.echo(f"Wrote {write_report(results, folder)}")
     if failures:
-        raise FlexnnError(f"{failures} of {len(cells)} measurements failed", hint="give the same command again")
+        raise FlexnnError(f"{len(failures)} of {len(cells)} measurements failed, the first one so: {failures[0]}")
 
 
 class _Bar:
@@ -124,6 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FlexnnError as error:
         click.echo(f"eval: error: {error}", err=True)
         return error.exit_code
+    except OSError as error:
+        click.echo(f"eval: error: {error}", err=True)
+        return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("eval: interrupted; the same command goes on from here", err=True)
         return 130

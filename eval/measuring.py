@@ -26,7 +26,7 @@ def run_cells(
     results: Results,
     progress: Progress | None = None,
     measured_by: Callable[[Cell], Mapping[str, Any]] | None = None,
-) -> int:
+) -> list[str]:
     """Measures the cells that the results do not hold.
 
     A cell that fails is kept as such, and the others go on.
@@ -38,15 +38,16 @@ def run_cells(
         measured_by: measures one cell; None for `measure`.
 
     Returns:
-        How many failed.
+        Why cells failed, a sentence for each that did.
     """
     missing = [cell for cell in cells if not results.holds(cell)]
-    failures = 0
+    failures = []
     for done, cell in enumerate(missing):
         if progress is not None:
             progress(_name(cell), done, len(missing))
         result = (measured_by or measure)(cell)
-        failures += result["status"] == "failed"
+        if result["status"] == "failed":
+            failures.append(result["message"])
         results.append(cell, {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **result})
     if progress is not None:
         progress("measured", len(missing), len(missing))

@@ -98,14 +98,14 @@ class Fake:
         if len(self.cells) == self._stops_after:
             raise KeyboardInterrupt
         self.cells.append(cell)
-        return {"status": self._status, "found": {}}
+        return {"status": self._status, "found": {}, "message": "it broke"}
 
 
 def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
     cells, first, second = some_cells(), Fake(stops_after=2), Fake()
     with pytest.raises(KeyboardInterrupt):
         run_cells(cells, Results(tmp_path, MACHINE), measured_by=first)
-    assert run_cells(cells, Results(tmp_path, MACHINE), measured_by=second) == 0
+    assert run_cells(cells, Results(tmp_path, MACHINE), measured_by=second) == []
     assert first.cells + second.cells == cells
     kept = Results(tmp_path, MACHINE)
     assert [line["cell"] for line in kept.latest("end-to-end")] == [cell.key for cell in cells]
@@ -122,8 +122,8 @@ def test_more_loops_are_another_measurement(tmp_path: Path) -> None:
 
 def test_what_failed_is_measured_again_and_what_was_refused_is_not(tmp_path: Path) -> None:
     one, other = some_cells()[:2]
-    assert run_cells([one], Results(tmp_path, MACHINE), measured_by=Fake(status="failed")) == 1
-    assert run_cells([other], Results(tmp_path, MACHINE), measured_by=Fake(status="refused")) == 0
+    assert run_cells([one], Results(tmp_path, MACHINE), measured_by=Fake(status="failed")) == ["it broke"]
+    assert run_cells([other], Results(tmp_path, MACHINE), measured_by=Fake(status="refused")) == []
     again = Fake()
     results = Results(tmp_path, MACHINE)
     run_cells([one, other], results, measured_by=again)

@@ -104,14 +104,19 @@ def test_overhead_in_an_empty_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (("end-to-end", "--models", "nowhere.param", "--budgets", "5MB", "--quick"), 1, "measurements failed"),
+        (
+            ("end-to-end", "--models", "nowhere.param", "--budgets", "5MB", "--quick"),
+            1,
+            "3 of 3 measurements failed",
+        ),
         (("end-to-end", "--models", "nowhere.param"), 2, "give --budgets"),
+        (("report", "--out", "/dev/null/out"), 1, "/dev/null/out"),
         (("ablation", "--budgets", "much"), 2, "--budgets"),
         (("everything",), 2, "end-to-end"),
     ],
 )
 def test_what_cannot_work_is_said(arguments: tuple[str, ...], status: int, complaint: str, tmp_path: Path) -> None:
-    found, complaints = finish(start(tmp_path, *arguments, "--out", tmp_path / "out"))
+    found, complaints = finish(start(tmp_path, arguments[0], "--out", tmp_path / "out", *arguments[1:]))
     assert found == status
     assert complaint in complaints
     if status == 1:
