@@ -12,6 +12,7 @@ from flexnn_ncnn.units import format_budget, format_bytes
 if TYPE_CHECKING:
     from flexnn_ncnn.explain import Explanation
     from flexnn_ncnn.forecast import Smallest, SweepPoint
+    from flexnn_ncnn.profile import StorageProfile
     from flexnn_ncnn.profile_summary import LayerSummary, ProfileSummary
     from flexnn_ncnn.scheduling import StockPoint
 
@@ -26,15 +27,17 @@ def write_profile_summary(found: ProfileSummary, model: str, source: str, stream
     _write_facts(
         (
             ("model", f"{model} ({found.model_id})"),
-            ("machine", f"{found.machine}, {threads}"),
+            ("machine", f"{_machine(found)}, {threads}"),
             ("input", source),
             ("layers", f"{len(found.layers)}, {sum(bool(layer.weights_bytes) for layer in found.layers)} with weights"),
-            ("weights", f"{format_bytes(found.weights_bytes)}, read at {rate} from the page cache"),
+            ("weights", f"{format_bytes(found.weights_bytes)}, mapped at {rate} from the page cache"),
+            ("storage", _storage(found.storage)),
             (
                 "time",
                 f"{_ms(total)} with ncnn's own kernels and nothing resident: {_ms(found.compute_seconds)} compute, "
                 f"{_ms(found.transform_seconds)} transform, {_ms(found.read_seconds)} read",
             ),
+            ("", f"half of a layer's samples lie within {found.spread:.0%} of its time"),
         ),
         stream,
     )
@@ -114,6 +117,23 @@ def _sweep_row(point: SweepPoint) -> tuple[str, ...]:
         format_bytes(point.streamed_bytes),
         "as stock ncnn" if point.is_stock else "",
     )
+
+
+def _machine(found: ProfileSummary) -> str:
+    return f"{found.machine_facts.summary} ({found.machine})" if found.machine_facts else found.machine or "unknown"
+
+
+def _storage(found: StorageProfile | None) -> str:
+    if found is None:
+        return "not measured"
+    warm = f"{_rate(found.warm_bytes_per_second, found.warm_latency_seconds)} from the page cache"
+    if not found.cold_bytes_per_second:
+        return f"{warm}; the file system does not read past it"
+    return f"{_rate(found.cold_bytes_per_second, found.cold_latency_seconds)} from the device, {warm}"
+
+
+def _rate(bytes_per_second: float, latency_seconds: float) -> str:
+    return f"{format_bytes(round(bytes_per_second))}/s and {latency_seconds * 1e6:.3g} us a page"
 
 
 def _kernel_rows(layer: LayerSummary) -> Iterator[tuple[str, ...]]:

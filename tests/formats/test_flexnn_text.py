@@ -24,6 +24,7 @@ from flexnn_ncnn.interop.records import (
     predicted_seconds,
 )
 from flexnn_ncnn.planning.planner import schedule, workload
+from tests.unit import profiles
 from tests.unit.small_profiles import BASE_BYTES, small_profile
 
 PROFILE = FlexnnProfile(
@@ -268,6 +269,15 @@ def test_our_profile_as_flexnns() -> None:
         ("weight", 3, 4, 1_000),
         ("blob", 3, 4, 400),
     ]
+
+
+def test_workspace_is_what_was_allocated_and_what_loading_needs_beyond() -> None:
+    kernel = profiles.cost(
+        kept_bytes=100, load_peak_bytes=1100, run_heap_bytes=50, events=(300, 200, -200, 200, -300, -200)
+    )
+    found = to_flexnn_profile(profiles.model(profiles.layer("conv", "in", raw_bytes=64, kernels=(kernel,))))
+    workspaces = [one.size_bytes for one in found.objects if one.kind == "workspace"]
+    assert workspaces == [300 + 64, 200 + 64, 200 + 64, 300 + 64], "the last is what loading needs beyond"
 
 
 def test_flexnns_profile_can_be_planned_for_by_ours(tmp_path: Path) -> None:
