@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from flexnn_ncnn.layout import align_up
 from flexnn_ncnn.planning.choices import SLAB_SECONDS, Choice, run_peak, undominated
-from flexnn_ncnn.planning.problem import blob_problem, live_bytes
+from flexnn_ncnn.planning.problem import ALIGNMENT_BYTES, blob_problem, live_bytes
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
 __all__ = ["ChainedProfile", "chain_choices", "chain_levels"]
 
 _MAX_LEVELS = 8
+# what rounding and room to read past the end add to blobs and workspace that exist at once
+_BLOCKS_BYTES = 4 * 128
 _SLAB_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
@@ -140,7 +143,7 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
         kept_bytes=int(kept + in_place),
         heap_bytes=0,
         raw_bytes=0,
-        scratch_bytes=int(workspace),
+        scratch_bytes=align_up(int(workspace) + _BLOCKS_BYTES, ALIGNMENT_BYTES),
         load_bytes=int(max(0.0, loading) + raw),
     )
     yield whole

@@ -67,8 +67,8 @@ def parts_action(
         reads = [native.channels_of(bottom, *part.reads) if part.reads[1] else bottom for part in step.parts]
         return [slab_views(step.slabs, read, target.mat) for read, target in zip(reads, targets, strict=True)]
 
-    # blobs of the arena stay where they are, what the caller feeds does not
-    known = views_of(placed.mat) if step.slabs and placed is not None else None
+    # blobs of the arena stay where they are, and so do their Mats; what the caller feeds does not
+    known = (placed.mat, views_of(placed.mat)) if step.slabs and placed is not None else (None, [])
 
     def whole_rows(mats: Mats) -> None:
         bottom = mats[source]
@@ -80,7 +80,11 @@ def parts_action(
         mats[output] = whole.mat
 
     def by_slabs(mats: Mats) -> None:
-        everywhere = known or views_of(mats[source])
+        nonlocal known
+        bottom = mats[source]
+        if known[0] is not bottom:
+            known = bottom, views_of(bottom)
+        _, everywhere = known
         for run, views in zip(runs, everywhere, strict=True):
             run(lambda loaded, views=views: forward_slabs(loaded, views, step.pad_value, option))  # type: ignore[misc]
         mats[output] = whole.mat
