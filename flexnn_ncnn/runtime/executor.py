@@ -122,7 +122,7 @@ class Executor:
                 for action in self._actions:
                     action(mats)
                     run_handlers()
-            self._watch.check()
+            self._watch.check_contents()
         except BaseException:
             self._streaming.abort()
             raise

@@ -21,6 +21,15 @@ class FileWatch:
         self._path, self._descriptor = os.path.abspath(path), descriptor
         self._state = _state(os.fstat(descriptor))
 
+    def check_contents(self) -> None:
+        """Costs one system call.
+
+        Raises:
+            ModelChangedError: the file was written to or cut short.
+        """
+        if _state(os.fstat(self._descriptor)) != self._state:
+            raise self._error("was written to")
+
     def check(self) -> None:
         """Costs two system calls.
 
@@ -28,17 +37,17 @@ class FileWatch:
             ModelChangedError: the file was written to, cut short, or has another one in its place. One that was
                 removed is still there for who has it open.
         """
-        changed = _state(os.fstat(self._descriptor)) != self._state
+        self.check_contents()
         try:
-            replaced = _state(os.stat(self._path)) != self._state
+            found = os.stat(self._path)
         except OSError:
-            replaced = False
-        if changed or replaced:
-            raise ModelChangedError(
-                f"{'was written to' if changed else 'was replaced'} while it was in use",
-                path=self._path,
-                hint="run it again: the model is opened anew",
-            )
+            return
+        if _state(found) != self._state:
+            raise self._error("was replaced")
+
+    def _error(self, what: str) -> ModelChangedError:
+        hint = "run it again: the model is opened anew"
+        return ModelChangedError(f"{what} while it was in use", path=self._path, hint=hint)
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int, int]:

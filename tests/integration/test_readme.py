@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README, and of the page about ncnn's API, runs as it stands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from flexnn_ncnn import zoo
 from tests.integration.cli import ROOT
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+PAGES = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/net.md")]
+BLOCKS = [block for page in PAGES for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)]
 
 
 @pytest.fixture(scope="module")
