@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,6 +24,14 @@ from tests.integration.cli import flexnn
 # Each imports little and takes seconds on an emulated CPU.
 FILES = ("tests/aarch64/test_arm.py",)
 MODELS = ("squeezenet11", "mobilenetv2")
+
+
+class Run(NamedTuple):
+    """Tests that run on a board, and where they print."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -54,23 +64,40 @@ def bundle(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture(scope="module")
+def runs(emulation: Emulation, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All boards at once: each computes on one thread."""
+    started = {name: _start(emulation, name, bundle, tmp_path_factory.mktemp(name)) for name in BOARDS}
+    yield started
+    for run in started.values():
+        run.process.kill()
+        run.process.wait()
+
+
 @pytest.mark.parametrize("name", BOARDS)
-def test_arm_tests_pass(name: str, emulation: Emulation, bundle: Path) -> None:
+def test_arm_tests_pass(name: str, runs: dict[str, Run]) -> None:
+    status = runs[name].process.wait(timeout=1800)
+    printed = runs[name].log.read_text(encoding="utf-8", errors="replace")
+    assert status == 0, printed[-8000:]
+    last = printed.splitlines()[-1]
+    assert " passed" in last
+    assert "skipped" not in last
+
+
+def _start(emulation: Emulation, name: str, bundle: Path, folder: Path) -> Run:
     environment = {
         **emulation.environment(BOARDS[name]),
         "FLEXNN_CACHE_DIR": str(emulation.folder / "flexnn"),
         "FLEXNN_ARM_BUNDLE": str(bundle),
     }
     options = ("-q", "-m", "arm", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib --strict-markers")
-    done = subprocess.run(
-        [emulation.python, "-m", "pytest", *options, *FILES],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "skipped" not in done.stdout.splitlines()[-1]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [emulation.python, "-m", "pytest", *options, f"--basetemp={folder / 'tmp'}", *FILES],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    return Run(process, folder / "log")
