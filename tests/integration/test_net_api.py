@@ -426,6 +426,31 @@ def test_mats_of_every_rank(shape: tuple[int, ...], subject: Subject, folder: Pa
     assert np.array_equal(np.array(subject.same(script)[4]), np.maximum(values, 0))
 
 
+def test_mats_that_are_packed_or_narrow(subject: Subject, branches: Path) -> None:
+    feat = RNG.random((16, 24, 24), np.float32)
+    packed, narrow = ncnn.Mat(), ncnn.Mat()
+    ncnn.convert_packing(mat(feat), packed, 4)
+    ncnn.cast_float32_to_float16(mat(feat), narrow)
+    assert (packed.elempack, narrow.elemsize) == (4, 2)
+
+    def script(net: Any) -> list[Any]:
+        ex = load(net, branches).create_extractor()
+        return [ex.input("feat", packed), *ex.extract("big")]
+
+    expected = subject.same(script)[-1]
+    if subject.budget:  # stock ncnn takes the bits for others on x86
+        with load(subject.net(), branches).create_extractor() as ex:
+            ex.input("feat", narrow)
+            assert_same(ex.extract("big")[1], expected, "16 bits")
+
+
+def test_mats_that_hold_a_batch(planned: flexnn_ncnn.Net, branches: Path) -> None:
+    batch = ncnn.Mat(np.zeros((2, 3, 24, 24), np.float32), batch_index=0)
+    assert batch.n == 2
+    with load(planned, branches).create_extractor() as ex, pytest.raises(InputError, match="a batch of 2"):
+        ex.input("in0", batch)
+
+
 def test_mats_of_pixels(subject: Subject, branches: Path) -> None:
     pixels = RNG.integers(0, 255, (30, 40, 3)).astype(np.uint8)
     resized = ncnn.Mat.from_pixels_resize(pixels, ncnn.Mat.PixelType.PIXEL_BGR2RGB, 40, 30, 24, 24)
@@ -650,7 +675,7 @@ def test_a_budget_can_be_changed(branches: Path, folder: Path) -> None:
         with pytest.raises(PlanError, match="extract a blob first"):
             net.plan  # noqa: B018
         expected = answer(load(net, branches))
-        assert net.plan.vehicle == "net"
+        assert (net.plan.vehicle, net.plan.outputs) == ("net", ("small", "big"))  # one inference for all outputs
         net.set_budget("3.2MB").result()
         assert_same(answer(net), expected, "after")
         assert (net.plan.vehicle, net.plan.budget_bytes) == ("layers", 3_200_000)

@@ -305,6 +305,27 @@ def test_threads_share_an_extractor_and_change_the_budget(net: flexnn_ncnn.Net, 
     assert np.array_equal(run(net), right)
 
 
+def test_two_nets_in_two_threads(net: flexnn_ncnn.Net, right: Array, param: Path, cache: Path) -> None:
+    failures: list[BaseException] = []
+
+    def work(one: flexnn_ncnn.Net) -> None:
+        try:
+            for _ in range(20):
+                assert np.array_equal(run(one), right)
+        except BaseException as error:
+            failures.append(error)
+
+    with flexnn_ncnn.Net("2.5MB", cache_dir=cache) as other:
+        other.opt = net.opt
+        assert other.load_param(param) == other.load_model(param.with_suffix(".bin")) == 0
+        threads = [threading.Thread(target=work, args=(one,)) for one in (net, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+    assert failures == []
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_child_of_a_fork(net: flexnn_ncnn.Net, right: Array, param: Path, cache: Path, tmp_path: Path) -> None:
     """It is told what to do, may load a net of its own, and leaves the parent's alone when it ends."""

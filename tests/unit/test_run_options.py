@@ -8,6 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from flexnn_ncnn.options import SWITCHES, RunOptions
+from flexnn_ncnn.profiling.kernels import candidate_kernels
+from param_tools.graph import Layer
 
 
 def test_switches_are_kept_in_one_order() -> None:
@@ -26,3 +28,17 @@ def test_options_survive_json() -> None:
 def test_no_other_attribute_can_be_turned_off() -> None:
     with pytest.raises(ValueError, match="'__class__' is no option"):
         RunOptions(off=("__class__",))
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"),
+    [
+        ((), ("default", "winograd23", "sgemm")),
+        (("use_winograd_convolution",), ("default",)),
+        (("use_winograd23_convolution",), ("default", "sgemm")),
+        (("use_sgemm_convolution", "use_winograd63_convolution"), ("default", "winograd23")),
+    ],
+)
+def test_kernels_that_are_turned_off_are_not_measured(off: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    convolution = Layer("Convolution", "c", ("a",), ("b",)).with_params({0: 16, 1: 3, 6: 16 * 16 * 9})
+    assert candidate_kernels(convolution, RunOptions(off=off)) == expected
