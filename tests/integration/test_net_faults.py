@@ -366,7 +366,7 @@ _, status = os.waitpid(child, 0)
 assert np.array_equal(run(net), right)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (7, "")
 
 

@@ -15,6 +15,8 @@ from flexnn_ncnn.errors import BudgetError, FlexnnError, InputError, PlanError, 
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.errors import ModelFormatError
+from param_tools.model_io import read_param
+from param_tools.param_binary import format_param_binary
 from tests.integration import tiny_models
 
 Open = Callable[..., flexnn_ncnn.Session]
@@ -51,6 +53,17 @@ def test_a_session_gives_stocks_answer_again_and_again(
             np.testing.assert_allclose(found, stock(param, {"in0": picture}, "out0")["out0"], rtol=1e-5)
         assert session.trace.seconds > 0
         assert session.plan.vehicle == vehicle
+
+
+@pytest.mark.parametrize("budget", ["2.4MB", "50MB"])
+def test_a_binary_param_gives_the_same_answer(budget: str, tmp_path: Path, open_session: Open) -> None:
+    param = tiny_models.classifier(tmp_path)
+    binary = tmp_path / "classifier.param.bin"
+    binary.write_bytes(format_param_binary(read_param(param)))
+    picture = np.random.default_rng(1).random((3, 32, 32), np.float32)
+    with open_session(binary, bin=param.with_suffix(".bin"), budget=budget) as session:
+        (found,) = session.run({session.input_names[0]: picture}).values()
+    np.testing.assert_allclose(found, stock(param, {"in0": picture}, "out0")["out0"], rtol=1e-5)
 
 
 def test_results_stay_when_the_next_run_and_the_end_come(tmp_path: Path, open_session: Open) -> None:

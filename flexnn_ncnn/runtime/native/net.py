@@ -11,6 +11,7 @@ import numpy.typing as npt
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime.native.layers import make_option
 from flexnn_ncnn.runtime.native.mats import HandOut, NcnnError, mat_from_array, mat_to_array
+from param_tools.param_binary import is_binary
 
 __all__ = ["StockNet"]
 
@@ -31,7 +32,10 @@ class StockNet:
         self._net = ncnn.Net()
         self._net.opt = make_option(options, kernel)
         self._bf16 = options.bf16
-        for call, path in ((self._net.load_param, param_path), (self._net.load_model, bin_path)):
+        binary = _is_binary(param_path)
+        load_param = self._net.load_param_bin if binary else self._net.load_param
+        self._key: type[int] | type[str] = int if binary else str  # blobs of a binary .param are called by their index
+        for call, path in ((load_param, param_path), (self._net.load_model, bin_path)):
             if call(path) != 0:
                 raise NcnnError(f"stock ncnn cannot load {path}")
 
@@ -47,11 +51,11 @@ class StockNet:
         """
         with self._net.create_extractor() as extractor:
             for name, array in inputs.items():
-                if extractor.input(name, mat_from_array(array).clone()) != 0:
+                if extractor.input(self._key(name), mat_from_array(array).clone()) != 0:
                     raise NcnnError(f"the network has no input blob {name!r}")
             found = {}
             for name in outputs:
-                code, mat = extractor.extract(name, type=1)  # as it lies: any other type copies it twice
+                code, mat = extractor.extract(self._key(name), type=1)  # as it lies: any other is copied twice
                 if code != 0:
                     raise NcnnError(f"stock ncnn cannot extract blob {name!r}: it returned {code}")
                 found[name] = hand_out(mat, self._bf16, None)
@@ -60,3 +64,11 @@ class StockNet:
     def close(self) -> None:
         """Free the network."""
         self._net.clear()
+
+
+def _is_binary(param_path: str) -> bool:
+    try:
+        with open(param_path, "rb") as file:
+            return is_binary(file.read(4))
+    except OSError:
+        return False  # ncnn cannot open it either
