@@ -92,6 +92,7 @@ def _measured_layers(
             progress("profiling layers", done + 1, len(order))
     rounds = rounds_within(found, seconds, bench.limits)
     report = partial(progress, "timing layers") if progress else None
+    del walk  # and its blobs, whose memory is given back for the passes
     timings = time_layers(bench, found, inputs, rounds, report)
     read_rate = read_seconds_per_byte(timings.samples)
     return tuple(layer_profile(facts, timings, read_rate) for facts in found), read_rate

@@ -121,7 +121,9 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
         total = member.window.outputs if member.window else rows
         again = max(1.0, slabs * rows / total)
         seconds += cost.compute_seconds.at(member.units) * again + slabs * SLAB_SECONDS
-        seconds += slabs * cost.slabs.seconds_per_slab.at(rows) if cost.slabs else 0.0
+        # slabs that fit into caches may save time, but rows computed again save nothing
+        extra = cost.slabs.seconds_per_slab.at(rows) if cost.slabs else 0.0
+        seconds += extra * (slabs if extra > 0 else min(slabs, total / rows))
         after = 0.0 if member is members[-1] else member.output_layouts[0].size_bytes * min(rows, total) / total
         workspace = max(workspace, before + run_peak(cost, member.units, min(rows, total)) + after)
         before = after

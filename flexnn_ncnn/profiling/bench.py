@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import KERNELS, RunOptions
 from flexnn_ncnn.plan import Part, Slab
 from flexnn_ncnn.profiling.facts import ProfileLimits
+from flexnn_ncnn.profiling.pool import BlobPool
 from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
@@ -36,13 +36,14 @@ class Bench:
     Attributes:
         source: where the weights are.
         scratch: where layers allocate while they compute.
+        pool: where blobs lie.
         clock: of this thread, which other processes do not disturb; with several threads there is no such clock.
     """
 
     def __init__(self, model: NcnnModel, options: RunOptions, limits: ProfileLimits) -> None:
         self.model, self.options, self.limits = model, options, limits
         self.source = WeightSource(model.bin_path)
-        self.scratch = ScratchRegion()
+        self.scratch, self.pool = ScratchRegion(), BlobPool()
         self.clock = time.thread_time if options.num_threads == 1 else time.perf_counter
         self._weightless: dict[object, native.LoadedLayer] = {}
         self._options = {kernel: native.make_option(options, kernel) for kernel in KERNELS}
@@ -62,6 +63,15 @@ class Bench:
     def run_option(self, kernel: str, layer: Layer) -> native.Option:
         """To compute with."""
         return (self._options if self.allocator(layer) is None else self._run_options)[kernel]
+
+    def blob(self, layout: BlobLayout, layer: Layer) -> Blob:
+        """A blob that `layer` writes to."""
+        return self.pool.blob(layout, self.allocator(layer))
+
+    def begin_timing(self) -> None:
+        """From now on blobs and workspace lie in memory as they do in a run."""
+        self.pool.space.renew()
+        self.scratch.space.renew()
 
     def weightless(self, run: PartRun) -> native.LoadedLayer:
         """A part without weights, loaded when it is asked for first, and kept."""
@@ -136,13 +146,6 @@ def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat
         native.copy_blob(top, blobs[0].mat)
     else:
         loaded.forward(bottoms[0], blobs[0].mat)
-
-
-def touched_blob(layout: BlobLayout, allocator: native.ScratchAllocator | None) -> Blob:
-    """A blob on its own whose pages are there: a run must not pay for them, nor find all of it in a cache."""
-    blob = Blob.alone(layout, allocator)
-    blob.bytes()[:: mmap.PAGESIZE] = 0
-    return blob
 
 
 def own_arrays(bench: Bench, part: Part) -> list[npt.NDArray[Any]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError
 from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.blob_memory import Blob
 from param_tools.graph import Layer, Model
@@ -23,14 +23,14 @@ class LiveBlobs:
     Args:
         model: the network.
         inputs: an array per input blob, borrowed.
-        options: how to compute.
+        bench: what measurements share.
 
     Raises:
         InputError: an input is missing.
     """
 
-    def __init__(self, model: Model, inputs: Mapping[str, npt.NDArray[Any]], options: RunOptions) -> None:
-        self._option = native.make_option(options)
+    def __init__(self, model: Model, inputs: Mapping[str, npt.NDArray[Any]], bench: Bench) -> None:
+        self._option, self._pool = bench.option("default"), bench.pool
         self._inputs = inputs  # the Mats borrow their memory
         self._mats: dict[str, native.Mat] = {}
         self._owners: dict[str, Any] = {}
@@ -60,25 +60,30 @@ class LiveBlobs:
         mat = self._mats[name]
         if layout == native.layout_of(mat):
             return mat, self._owners.get(name)
-        copy = Blob.alone(layout)
+        copy = self._pool.blob(layout)
         native.convert(mat, copy.mat, self._option)
         return copy.mat, copy
 
     def to_overwrite(
-        self, name: str, wanted: tuple[native.Mat, Any], allocator: native.ScratchAllocator | None
+        self, layer: Layer, wanted: tuple[native.Mat, Any], allocator: native.ScratchAllocator | None
     ) -> Blob:
-        """A blob that a layer may overwrite: the wanted one itself if nobody reads it afterwards, else a copy of it.
+        """A layer's first input for it to overwrite: itself if nobody reads it afterwards, else a copy of it.
 
         Args:
-            name: of the blob, which the layer reads.
+            layer: who reads it.
             wanted: what `wanted` gave for it.
             allocator: what the layer allocates from.
         """
         mat, owner = wanted
         sharing = sum(other is owner for other in self._owners.values())
-        if isinstance(owner, Blob) and owner.allocator is allocator and self._readers[name] == 1 and sharing < 2:
+        if (
+            isinstance(owner, Blob)
+            and owner.allocator is allocator
+            and self._readers[layer.inputs[0]] == 1
+            and sharing < 2
+        ):
             return owner
-        copy = Blob.alone(native.layout_of(mat), allocator)
+        copy = self._pool.blob(native.layout_of(mat), allocator)
         native.copy_blob(mat, copy.mat)
         return copy
 

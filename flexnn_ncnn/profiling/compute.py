@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flexnn_ncnn.assemble import layer_part
-from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into, touched_blob
+from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, Sample, Span
 from flexnn_ncnn.runtime import native
@@ -67,10 +67,10 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
         blobs.put(facts.layer.outputs[0], top, bottoms)
         return Computed((sample,), convert_seconds)
     if facts.mode in ("inplace", "overlay"):
-        tops = [blobs.to_overwrite(facts.layer.inputs[0], bottoms[0], bench.allocator(facts.layer))]
+        tops = [blobs.to_overwrite(facts.layer, bottoms[0], bench.allocator(facts.layer))]
         mats[0] = tops[0].mat
     else:
-        tops = [touched_blob(layout, bench.allocator(facts.layer)) for layout in facts.output_layouts]
+        tops = [bench.blob(layout, facts.layer) for layout in facts.output_layouts]
     sample = _timed(bench, run, kernel, 1, lambda loaded: run_into(loaded, facts.mode, mats, tops))
     for name, blob in zip(facts.layer.outputs, tops, strict=True):
         blobs.put(name, blob.mat, blob)
@@ -82,13 +82,13 @@ def _parts(
 ) -> Sequence[Sample]:
     """Every part of a layer that can be cut, straight into the parts of its output."""
     assert facts.axis is not None
-    allocator, samples = bench.allocator(facts.layer), []
+    samples = []
 
     def part_run(span: Span) -> PartRun:
         part = layer_part(bench.model, facts.index, facts.axis, *span)
         return PartRun(bench, facts.layer, part, kernel.kernel)
 
-    whole = touched_blob(facts.output_layouts[0], allocator)
+    whole = bench.blob(facts.output_layouts[0], facts.layer)
     small_spans = [(0, facts.small_units)] if small and facts.small_units else []
     for begin, end in (*small_spans, *facts.spans):
         run = part_run((begin, end))
@@ -134,7 +134,7 @@ def _timed(
 
 def _constant(bench: Bench, facts: LayerFacts, blobs: LiveBlobs) -> Sample:
     (piece,) = layer_part(bench.model, facts.index).pieces
-    blob = touched_blob(facts.output_layouts[0], None)
+    blob = bench.pool.blob(facts.output_layouts[0])
     begin = bench.clock()
     native.fill_blob(blob.mat, bench.source.load([piece])[0])
     seconds = bench.clock() - begin

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import median
 
 from flexnn_ncnn.assemble import slab_windows
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, Points, RowWindow, SlabCost
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, PartMemory, Sample
-from flexnn_ncnn.profiling.fit import line, spread
+from flexnn_ncnn.profiling.fit import lasting, line, spread
 from flexnn_ncnn.profiling.timing import Timings
 from param_tools.graph import Layer
 
@@ -49,7 +48,7 @@ def layer_profile(facts: LayerFacts, timings: Timings, read_rate: float) -> Laye
         least_units=axis.least_units if axis else 1,
         blob_axis=axis.blob_axis if axis else "",
         window=_row_window(layer, facts.input_layouts) if facts.mode == "forward" else None,
-        convert_seconds=median(timings.convert_seconds[facts.index]),
+        convert_seconds=min(timings.convert_seconds[facts.index]),
         kernels=tuple(_kernel_cost(facts, kernel, timings, read_rate) for kernel in facts.kernels),
     )
 
@@ -59,7 +58,10 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
     samples = {units: timings.of(facts, kernel.kernel, units) for units in {small.units, large.units}}
 
     def seconds(of_sample: Callable[[Sample], float]) -> Linear:
-        values = {units: median(map(of_sample, found)) for units, found in samples.items()}
+        values = {
+            units: lasting([[of_sample(sample) for sample in one_pass] for one_pass in passes])
+            for units, passes in samples.items()
+        }
         return line(small.units, values[small.units], large.units, values[large.units])
 
     def held(of_part: Callable[[PartMemory], int]) -> Linear:
@@ -73,7 +75,7 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
         reads_raw=kernel.reads_raw,
         load_seconds=seconds(lambda one: max(0.0, one.read + one.transform - one.read_bytes * read_rate)),
         compute_seconds=seconds(lambda one: one.compute),
-        seconds_spread=spread([one.transform + one.compute for one in samples[large.units]]),
+        seconds_spread=spread([one.transform + one.compute for found in samples[large.units] for one in found]),
         kept_bytes=held(lambda part: part.kept_bytes),
         load_peak_bytes=held(lambda part: part.load_peak_bytes),
         run_peak_bytes=Points(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import quantiles
+from statistics import median, quantiles
 
 from flexnn_ncnn.profile import Linear
 
-__all__ = ["line", "spread"]
+__all__ = ["lasting", "line", "spread"]
+
+
+def lasting(passes: Sequence[Sequence[float]]) -> float:
+    """What something takes in the quietest pass, of each of which the median counts.
+
+    A machine that is shared is slower for seconds on end: whole passes are, not single samples.
+    """
+    return min(median(samples) for samples in passes)
 
 
 def line(few: int, few_cost: float, many: int, many_cost: float) -> Linear:

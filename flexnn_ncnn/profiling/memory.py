@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.assemble import layer_part, unpadded
 from flexnn_ncnn.plan import Slab
-from flexnn_ncnn.profiling.bench import Bench, PartRun, own_arrays, run_into, touched_blob
+from flexnn_ncnn.profiling.bench import Bench, PartRun, own_arrays, run_into
 from flexnn_ncnn.profiling.cutting import part_layouts, slab_granularity, slab_sizes
 from flexnn_ncnn.profiling.facts import KernelFacts, PartMemory, SlabFacts, Span
 from flexnn_ncnn.profiling.outputs import Outputs
@@ -87,7 +87,7 @@ class _Trial:
         if part.reads[1]:
             self._bottoms = (self._run.read(subject.bottoms[0]),)
         layouts = part_layouts(subject.outputs.layouts, subject.axis, self._units)
-        self._blobs = [touched_blob(layout, bench.allocator(subject.layer)) for layout in layouts]
+        self._blobs = [bench.blob(layout, subject.layer) for layout in layouts]
 
     def measure(self) -> _Found:
         """Load once, compute twice, with every large allocation mapped alone.

@@ -29,21 +29,21 @@ class Timings:
     """
 
     def __init__(self) -> None:
-        self._kernels: dict[tuple[Hashable, str, int], list[Sample]] = defaultdict(list)
+        self._passes: dict[tuple[Hashable, str, int], dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         self.convert_seconds: dict[int, list[float]] = defaultdict(list)
         self.samples: list[Sample] = []
 
-    def add(self, facts: LayerFacts, number: int, computed: Computed) -> None:
-        """Add what one layer took with its kernel of this number."""
+    def add(self, done: int, facts: LayerFacts, number: int, computed: Computed) -> None:
+        """Add what one layer took in pass `done` with its kernel of this number."""
         self.convert_seconds[facts.index].append(computed.convert_seconds)
         for sample in computed.samples:
             kernel = facts.kernels[number % len(facts.kernels)].kernel
-            self._kernels[facts.alike, kernel, sample.units].append(sample)
+            self._passes[facts.alike, kernel, sample.units][done].append(sample)
             self.samples.append(sample)
 
-    def of(self, facts: LayerFacts, kernel: str, units: int) -> Sequence[Sample]:
-        """Samples of parts of `units` units."""
-        return self._kernels[facts.alike, kernel, units]
+    def of(self, facts: LayerFacts, kernel: str, units: int) -> list[list[Sample]]:
+        """Samples of parts of `units` units, pass by pass."""
+        return list(self._passes[facts.alike, kernel, units].values())
 
 
 def rounds_within(layers: Sequence[LayerFacts], seconds: float, limits: ProfileLimits) -> int:
@@ -76,10 +76,11 @@ def time_layers(
         progress: called with (passes done, passes in all).
     """
     timings, passes = Timings(), _kernel_count(layers)
+    bench.begin_timing()
     for done in range(rounds * passes):
-        blobs = LiveBlobs(bench.model.model, inputs, bench.options)
+        blobs = LiveBlobs(bench.model.model, inputs, bench)
         for facts in layers:
-            timings.add(facts, done % passes, compute_layer(bench, facts, done % passes, blobs, small=True))
+            timings.add(done, facts, done % passes, compute_layer(bench, facts, done % passes, blobs, small=True))
             blobs.passed(facts.layer)
         if progress:
             progress(done + 1, rounds * passes)

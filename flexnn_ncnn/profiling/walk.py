@@ -45,7 +45,7 @@ class Walk:
     def __init__(self, bench: Bench, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
         self._bench, self._model = bench, bench.model
         graph = bench.model.model
-        self._blobs = LiveBlobs(graph, inputs, bench.options)
+        self._blobs = LiveBlobs(graph, inputs, bench)
         self._shapes = infer_shapes(graph, {blob: _shape_of(self._blobs.layout(blob)) for blob in graph.input_blobs})
         self._known: dict[Hashable, LayerFacts] = {}
 

@@ -14,7 +14,7 @@ from flexnn_ncnn.machine import this_machine
 from flexnn_ncnn.plan import MODES
 from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile, Points, RowWindow, SlabCost
 from flexnn_ncnn.profile_check import check_profile
-from flexnn_ncnn.profiling.fit import line, spread
+from flexnn_ncnn.profiling.fit import lasting, line, spread
 from tests.unit import profiles
 
 costs = st.floats(0, 1e12)
@@ -43,6 +43,10 @@ def test_a_line_meets_the_large_part_and_is_never_below_0(few: int, less: float,
 def test_a_single_measurement_is_shared_out_to_the_units() -> None:
     assert line(8, 4.0, 8, 4.0) == Linear(0.0, 0.5)
     assert line(1, 4.0, 1, 4.0) == Linear(4.0, 0.0)
+
+
+def test_a_pass_in_which_the_machine_was_busy_does_not_count() -> None:
+    assert lasting([[4.0, 1.9, 2.0], [2.1, 2.2, 9.0], [4.0, 4.0, 4.0]]) == 2.0
 
 
 def test_spread_is_the_distance_of_the_quartiles() -> None:
