@@ -16,6 +16,7 @@ import pytest
 
 from flexnn_ncnn import preparation_worker, zoo
 from flexnn_ncnn.errors import BudgetError, ProfileError
+from flexnn_ncnn.machine import this_machine
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.planner import workload
 from flexnn_ncnn.profiler import profile_model
@@ -118,7 +119,7 @@ def test_where_no_peak_can_be_trusted_a_plan_keeps_room_and_is_not_tried(
     monkeypatch.setattr("flexnn_ncnn.trials.Worker", None)
     assert not process_memory.peak_is_exact()
     with open_model(param, param.with_suffix(".bin")) as model:
-        work = workload(profile_model(model, "model", "machine", inputs, RunOptions()))
+        work = workload(profile_model(model, "model", this_machine("1.0"), inputs, RunOptions()))
         trials = Trials(model, work, inputs, None, tmp_path)
         for budget_bytes in (3_500_000, 50_000_000):
             plan = trials.plan(budget_bytes, 2_500_000)
