@@ -50,7 +50,7 @@ def test_the_wheel_carries_no_weights_and_no_scripts(scripts: Path) -> None:
     models = {PurePosixPath(name) for name in names if name.startswith("flexnn_ncnn/_models/")}
     assert {model.suffix for model in models}.isdisjoint({".bin", ".py", ".pyc"})
     assert {"manifest.json", "vgg19.param"} <= {model.name for model in models}
-    assert {"flexnn_ncnn/py.typed", "param_tools/py.typed"} <= set(names)
+    assert {"flexnn_ncnn/py.typed", "param_tools/py.typed", "flexnn_ncnn/_patches/series.json"} <= set(names)
 
 
 def test_an_installed_graph_can_be_built_and_inspected(scripts: Path, tmp_path: Path) -> None:
