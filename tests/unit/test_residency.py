@@ -99,7 +99,7 @@ def test_a_selection_is_near_the_optimum(found: Layers, memory: int) -> None:
     selection, best = select(candidates(found), memory), optimum(found, memory)
     if selection is not None:
         assert best is not None
-        assert best - 1e-9 <= selection.seconds <= 2 * best + 1e-9  # three limits and a knapsack at once; see below for the mean
+        assert best - 1e-9 <= selection.seconds <= 2 * best + 1e-9
 
 
 def test_selections_are_the_optimum_nearly_always() -> None:
