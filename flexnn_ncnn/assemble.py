@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
 from flexnn_ncnn.planning.simulate import Load, distances
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.staging import staged_bytes
 from param_tools.encoding import TABLE_ENTRIES, Encoding
 from param_tools.errors import UnsupportedLayerError
 from param_tools.graph import Layer
@@ -41,6 +43,10 @@ _UNPADDED = {
     "Pooling": {3: 0, 13: 0, 14: 0, 15: 0, 5: 1},
 }
 _PAD_VALUE_ID = 18  # of a convolution
+# of the page cache, which is not ours: enough to keep storage busy while one layer computes
+_CACHED_AHEAD_BYTES = 32_000_000
+# those that the loads read to at once begin and end in
+_SPARE_PAGES = 8
 _LEAST_FLOAT = -3.4028234663852886e38  # pooling_x86.cpp: what padding is to a maximum
 _ENCODINGS = {
     Encoding.FP32_UNTAGGED: "fp32",
@@ -223,12 +229,26 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         predicted_peak_bytes=decided.predicted_peak_bytes,
         predicted_seconds=decided.predicted_seconds,
         resident_bytes=decided.kept_bytes,
+        page_cache=work.storage.page_cache,
+        read_ahead_bytes=_read_to_bytes(steps, decided) if work.storage.is_direct else _CACHED_AHEAD_BYTES,
     )
 
 
 def _transformed(step: Step) -> Step:
     """The step with parts whose first array is to be stored as the kernel wants it."""
     return replace(step, parts=tuple(replace(part, transformed_count=part.pieces[0].count) for part in step.parts))
+
+
+def _read_to_bytes(steps: Sequence[Step], decided: Schedule) -> int:
+    """Memory to read past the page cache to: what was planned, and the pages that loads begin and end in."""
+    loads = [
+        [piece for part in parts for piece in part.pieces]
+        for step in steps
+        if not step.resident and step.mode not in UNLOADED_MODES
+        for parts in ([step.parts] if step.stages else [(part,) for part in step.parts])
+    ]
+    largest_bytes = max((staged_bytes(load, mmap.PAGESIZE) for load in loads), default=0)
+    return max(decided.raw_bytes + _SPARE_PAGES * mmap.PAGESIZE, largest_bytes) if loads else 0
 
 
 def _ahead(steps: Sequence[Step], decided: Schedule) -> tuple[Step, ...]:

@@ -225,7 +225,8 @@ class Plan:
         predicted_seconds: one inference, weights in the page cache.
         resident_bytes: weights kept between inferences, as they lie in memory.
         page_cache: how streamed weights are read: "mmap" through the system's page cache, or "direct" past it.
-        read_ahead_bytes: how much of the file is asked for before it is needed.
+        read_ahead_bytes: of "mmap" how much is read into the page cache before it is needed; of "direct" all memory
+            that weights are read to, 0 for what the largest load takes.
         transformed_path: the file of transformed weights, or "".
     """
 

@@ -44,6 +44,7 @@ class Request:
         options: how to compute.
         feeds: blobs to be fed, inputs or not; none for the network's inputs.
         outputs: blobs wanted, in any place of the network; none for its outputs.
+        page_cache: whether streamed weights are read through it, a name in `flexnn_ncnn.storage.PAGE_CACHES`.
     """
 
     param_path: Path
@@ -52,6 +53,7 @@ class Request:
     options: RunOptions
     feeds: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    page_cache: str = "mmap"
 
 
 def open_part(request: Request, feeds: Collection[str] | None, outputs: Collection[str] | None = None) -> NcnnModel:
@@ -101,7 +103,7 @@ def prepare(
         WorkerError: ncnn crashed on it.
     """
     cache = PlanCache.of(request, inputs, folder or cache_dir())
-    path = cache.plan_path(request.budget_bytes)
+    path = cache.plan_path(request.budget_bytes, request.page_cache)
     found = _read_or_none(read_plan, path)
     is_ours = found is not None and (found.model_id, found.budget_bytes) == (cache.model_id, request.budget_bytes)
     if found is None or not is_ours or not _has_transformed(found):
@@ -139,7 +141,8 @@ def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None)
     Raises:
         ModelFormatError: the model's files cannot be read.
     """
-    return has_plan(PlanCache.of(request, inputs, folder or cache_dir()).plan_path(request.budget_bytes))
+    cache = PlanCache.of(request, inputs, folder or cache_dir())
+    return has_plan(cache.plan_path(request.budget_bytes, request.page_cache))
 
 
 def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
@@ -155,6 +158,7 @@ def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | N
             budget_bytes=request.budget_bytes,
             options=asdict(request.options),
             outputs=request.outputs,
+            page_cache=request.page_cache,
             inputs=saved,
             folder=os.fspath(folder),
         )
@@ -199,9 +203,10 @@ class PlanCache:
         names = json.dumps(sorted(self.outputs)).encode()
         return f"-{sha256(names).hexdigest()[:12]}" if self.outputs else ""
 
-    def plan_path(self, budget_bytes: int) -> Path:
+    def plan_path(self, budget_bytes: int, page_cache: str = "mmap") -> Path:
         """Where the plan for a budget is kept."""
-        return self.folder / f"{budget_bytes}{self._towards}.plan.json"
+        past_it = "" if page_cache == "mmap" else f"-{page_cache}"
+        return self.folder / f"{budget_bytes}{self._towards}{past_it}.plan.json"
 
     def read_profile(self) -> ModelProfile | None:
         """The profile if it is there, whole, and of this model and machine."""

@@ -25,7 +25,9 @@ from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.profile_part import profile_towards
 from flexnn_ncnn.profiler import profile_model
 from flexnn_ncnn.runtime import native, process_memory
+from flexnn_ncnn.runtime.disk_speed import read_speed
 from flexnn_ncnn.runtime.serving import Progress, serve
+from flexnn_ncnn.storage import CACHED, Storage
 from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
 from param_tools.model_io import NcnnModel
 
@@ -41,7 +43,15 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Plan the model at "param" and "bin" for "inputs" within "budget_bytes", into the cache in "folder"."""
     options = RunOptions(**message["options"])
     outputs = tuple(message.get("outputs", ()))
-    request = Request(Path(message["param"]), Path(message["bin"]), message["budget_bytes"], options, outputs=outputs)
+    page_cache = message.get("page_cache", "mmap")
+    request = Request(
+        Path(message["param"]),
+        Path(message["bin"]),
+        message["budget_bytes"],
+        options,
+        outputs=outputs,
+        page_cache=page_cache,
+    )
     inputs = {blob: np.load(path) for blob, path in message["inputs"].items()}
     cache = PlanCache.of(request, inputs, Path(message["folder"]))
     cache.folder.mkdir(parents=True, exist_ok=True)
@@ -52,13 +62,14 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         check_fit(model.model, inputs)
         profile = whole or cache.read_profile() or _profile(model, request, inputs, cache, progress)
         part = profile_towards(profile, outputs)
-        trials = Trials(model, workload(part, native.capabilities()), inputs, progress, cache.folder)
+        storage = Storage(page_cache, read_speed(request.bin_path)) if page_cache == "direct" else CACHED
+        trials = Trials(model, workload(part, native.capabilities(), storage), inputs, progress, cache.folder)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:
             if trials.base_bytes:
                 cache.write_base(trials.base_bytes)
-    write_plan(plan, cache.plan_path(request.budget_bytes))
+    write_plan(plan, cache.plan_path(request.budget_bytes, page_cache))
     return {}
 
 

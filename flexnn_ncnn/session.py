@@ -22,6 +22,7 @@ from flexnn_ncnn.preparation import Progress, Request, open_part
 from flexnn_ncnn.runtime.native import HandOut, mat_to_array
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.vehicles import Vehicle
+from flexnn_ncnn.storage import checked_page_cache
 from flexnn_ncnn.turns import Turns
 from flexnn_ncnn.units import parse_size
 from param_tools.model_io import default_bin_path
@@ -40,6 +41,7 @@ def open_session(
     *,
     budget: str | int,
     threads: int = 1,
+    page_cache: str = "mmap",
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Session:
@@ -51,6 +53,9 @@ def open_session(
         budget: bytes that inference may hold beyond the idle process, such as 100_000_000, "100MB" or "64MiB"; "auto"
             for what the system's memory allows at each moment.
         threads: compute threads.
+        page_cache: how weights are read that do not stay in memory: "mmap" through the system's page cache, or "direct"
+            past it, into memory that the budget counts. With "direct" nothing is held anywhere else, which is what a
+            memory limit asks for that counts the page cache too.
         cache_dir: where plans are kept, by default the platform's cache folder.
         progress: called with (what, done, of) while a plan is made, from the thread that waits for it.
 
@@ -59,7 +64,7 @@ def open_session(
 
     Raises:
         SizeError: the budget is no size.
-        UsageError: fewer than one thread, or "auto" where the system does not tell its memory.
+        UsageError: fewer than one thread, another page cache, or "auto" where the system does not tell its memory.
         ModelFormatError: either file is missing or damaged.
         UnsupportedLayerError: a layer of a type that ncnn does not have.
     """
@@ -67,7 +72,8 @@ def open_session(
         raise UsageError(f"{threads!r} threads cannot compute", hint="give 1 or more")
     bin_path = default_bin_path(param) if bin is None else Path(bin)
     budget_bytes = 0 if budget == AUTO else parse_size(budget)
-    request = Request(Path(param), bin_path, budget_bytes, RunOptions(num_threads=threads))
+    options = RunOptions(num_threads=threads)
+    request = Request(Path(param), bin_path, budget_bytes, options, page_cache=checked_page_cache(page_cache))
     return Session(request, Path(cache_dir) if cache_dir is not None else None, progress)
 
 

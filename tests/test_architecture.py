@@ -29,6 +29,7 @@ RECORDS += (
     "flexnn_ncnn.profile",
     "flexnn_ncnn.plan",
     "flexnn_ncnn.staging",
+    "flexnn_ncnn.storage",
     "flexnn_ncnn.formats",
     "flexnn_ncnn.interop",
 )

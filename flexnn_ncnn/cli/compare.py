@@ -13,6 +13,7 @@ from flexnn_ncnn.cli.options import (
     bundle_threads_option,
     json_option,
     model_argument,
+    page_cache_option,
     quiet_option,
     resolve_model,
 )
@@ -35,6 +36,7 @@ __all__ = ["compare"]
     help="Inferences of each, taken in turn after one warm-up each.",
 )
 @bundle_threads_option
+@page_cache_option
 @json_option
 @quiet_option
 def compare(
@@ -46,6 +48,7 @@ def compare(
     shapes: Shapes,
     rounds: int,
     threads: int | None,
+    page_cache: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -67,7 +70,7 @@ def compare(
     with ProgressBars(disable=quiet) as bars:
         files = resolve_model(model, bin_path, progress=bars.update)
         feed = read_feed(model, files, inputs, image, shapes)
-        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet)
+        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet, page_cache=page_cache)
         found = compare_models(request, feed.arrays, rounds, bars.update, model=model)
     if as_json:
         write_json(found, sys.stdout)

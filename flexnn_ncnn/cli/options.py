@@ -13,6 +13,7 @@ import click
 from flexnn_ncnn.cli.lazy import did_you_mean
 from flexnn_ncnn.errors import InputError, UsageError
 from flexnn_ncnn.paths import data_dir
+from flexnn_ncnn.storage import PAGE_CACHES
 from flexnn_ncnn.units import SizeError, parse_size
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "bundle_threads_option",
     "json_option",
     "model_argument",
+    "page_cache_option",
     "quiet_option",
     "resolve_model",
     "shape_option",
@@ -88,6 +90,13 @@ bundle_threads_option = click.option(
     type=click.IntRange(1, 1024),
     metavar="N",
     help="Threads to compute on.  [default: 1; a bundle's own]",
+)
+page_cache_option = click.option(
+    "--page-cache",
+    type=click.Choice(PAGE_CACHES),
+    default="mmap",
+    show_default=True,
+    help="Read streamed weights through the system's page cache, or directly past it: for memory limits that count it.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines instead of text.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +20,14 @@ __all__ = ["make_request"]
 
 
 def make_request(
-    files: ModelFiles, feed: Feed, budget_bytes: int | None, threads: int | None, bars: ProgressBars, *, quiet: bool
+    files: ModelFiles,
+    feed: Feed,
+    budget_bytes: int | None,
+    threads: int | None,
+    bars: ProgressBars,
+    *,
+    quiet: bool,
+    page_cache: str = "mmap",
 ) -> Request:
     """The request; of a bundle the plan is brought into the cache, or it is said why it cannot be.
 
@@ -30,6 +38,7 @@ def make_request(
         threads: None where nobody gave a number.
         bars: shows progress.
         quiet: whether to say nothing on stderr.
+        page_cache: a name in `flexnn_ncnn.storage.PAGE_CACHES`.
 
     Raises:
         UsageError: no budget, and no bundle that has one.
@@ -40,10 +49,13 @@ def make_request(
     if files.bundle is None:
         if budget_bytes is None:
             raise UsageError("nothing says how much memory may be used", hint="give --budget, such as --budget 64MB")
-        return Request(files.param_path, files.bin_path, budget_bytes, RunOptions(num_threads=threads or 1))
+        options = RunOptions(num_threads=threads or 1)
+        return Request(files.param_path, files.bin_path, budget_bytes, options, page_cache=page_cache)
     from flexnn_ncnn.bundles.adoption import adopt_plan, bundle_request
 
     request = bundle_request(files.bundle, budget_bytes, threads)
+    if page_cache != request.page_cache:  # its plan is another one
+        return replace(request, page_cache=page_cache)
     reason = adopt_plan(files.bundle, request, feed.arrays, bars.update)
     if reason and not quiet:
         click.echo(f"flexnn: the bundle is measured again on this machine: {printable(reason)}", err=True)

@@ -16,6 +16,7 @@ from flexnn_ncnn.cli.options import (
     bundle_threads_option,
     json_option,
     model_argument,
+    page_cache_option,
     quiet_option,
     resolve_model,
 )
@@ -43,6 +44,7 @@ __all__ = ["run"]
     help="Where the output goes; OUT.npz where there are several.",
 )
 @bundle_threads_option
+@page_cache_option
 @json_option
 @quiet_option
 def run(
@@ -55,6 +57,7 @@ def run(
     top: int,
     out_path: Path | None,
     threads: int | None,
+    page_cache: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -80,7 +83,7 @@ def run(
     with ProgressBars(disable=quiet) as bars:
         files = resolve_model(model, bin_path, progress=bars.update)
         feed = read_feed(model, files, inputs, image, shapes)
-        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet)
+        request = make_request(files, feed, budget_bytes, threads, bars, quiet=quiet, page_cache=page_cache)
         report = run_model(request, feed.arrays, bars.update)
     if out_path is not None:
         _save(report.outputs, out_path)

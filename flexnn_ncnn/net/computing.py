@@ -72,6 +72,7 @@ class Computing:
         progress: called with (what, done, of) while a plan is made.
         custom: layers that no plan computes.
         bin_path: the weights, None before they are loaded.
+        page_cache: how weights are read, see `Net`.
     """
 
     param_path: Path
@@ -81,6 +82,7 @@ class Computing:
     progress: Progress | None
     custom: CustomLayers
     bin_path: Path | None = None
+    page_cache: str = "mmap"
     _doing: tuple[RunOptions, Task] | None = None
     _session: Session | None = None
     _lock: Any = field(default_factory=threading.RLock)
@@ -211,7 +213,13 @@ class Computing:
         if self._session is None or self._doing != (options, task):
             self._close_session()
             request = Request(
-                self.param_path, self.bin_path, self.budget_bytes, options, feeds=task.feeds, outputs=task.outputs
+                self.param_path,
+                self.bin_path,
+                self.budget_bytes,
+                options,
+                feeds=task.feeds,
+                outputs=task.outputs,
+                page_cache=self.page_cache,
             )
             self._session, self._doing = Session(request, self.cache_dir, self.progress), (options, task)
         return self._session

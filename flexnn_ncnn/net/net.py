@@ -16,6 +16,7 @@ from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.preparation import Progress
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.trace import Trace
+from flexnn_ncnn.storage import checked_page_cache
 
 __all__ = ["Net"]
 
@@ -32,21 +33,28 @@ class Net:
     Args:
         budget: bytes that inference may hold beyond the idle process, such as 100_000_000, "100MB" or "64MiB"; "auto"
             for what the system's memory allows at each moment; None for stock ncnn.
+        page_cache: "mmap" or "direct", as of `open_session`; nothing to stock ncnn.
         cache_dir: where plans are kept, by default the platform's cache folder.
         progress: called with (what, done, of) while a plan is made.
 
     Raises:
         SizeError: the budget is no size.
+        UsageError: there is no such page cache.
     """
 
     def __init__(
-        self, budget: str | int | None = None, *, cache_dir: _Path | None = None, progress: Progress | None = None
+        self,
+        budget: str | int | None = None,
+        *,
+        page_cache: str = "mmap",
+        cache_dir: _Path | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._stock = native.plain_net()
         folder = None if cache_dir is None else Path(cache_dir)
         self._model: StockModel | PlannedModel = StockModel(self._stock)
         if budget is not None:
-            self._model = PlannedModel(self._stock, budget, folder, progress)
+            self._model = PlannedModel(self._stock, budget, folder, progress, checked_page_cache(page_cache))
 
     @property
     def opt(self) -> Any:

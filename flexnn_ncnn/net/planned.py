@@ -39,10 +39,19 @@ class PlannedModel:
         budget: bytes, or as `Session.set_budget` takes it.
         cache_dir: see `Net`.
         progress: see `Net`.
+        page_cache: see `Net`.
     """
 
-    def __init__(self, stock: Any, budget: str | int, cache_dir: Path | None, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        stock: Any,
+        budget: str | int,
+        cache_dir: Path | None,
+        progress: Progress | None,
+        page_cache: str = "mmap",
+    ) -> None:
         self._stock, self._cache_dir, self._progress = stock, cache_dir, progress
+        self._page_cache = page_cache
         self._budget_bytes = _in_bytes(budget)
         self._spool = SpoolFolder(cache_dir)
         self._registry: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {}
@@ -167,7 +176,13 @@ class PlannedModel:
         if custom.layers:
             planned = self._spool.write_param(format_param(custom.model), "planned.param")
         self._computing = Computing(
-            planned, Graph.of(model), self._budget_bytes, self._cache_dir, self._progress, custom
+            planned,
+            Graph.of(model),
+            self._budget_bytes,
+            self._cache_dir,
+            self._progress,
+            custom,
+            page_cache=self._page_cache,
         )
 
     def _load(self, path: Path) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.planning.choices import Choice
 
-__all__ = ["FORBIDDEN_SECONDS", "Axis", "Candidates", "Floats", "Indices", "Limits", "Row"]
+__all__ = ["FORBIDDEN_SECONDS", "Axis", "Candidates", "Depths", "Floats", "Indices", "Limits", "Row", "Weights"]
 
 FORBIDDEN_SECONDS = 1e9
 _MOST_LEVELS = 64
@@ -53,9 +54,37 @@ class Limits:
     heap_bytes: float
     raw_bytes: float
 
-    def total(self, depth: int) -> float:
-        """Memory they stand for when `depth` loads are there at once."""
-        return self.arena_bytes + depth * (self.heap_bytes + self.raw_bytes)
+    def total(self, depths: Depths) -> float:
+        """Memory they stand for when so many are there at once."""
+        return depths.arena * self.arena_bytes + depths.heap * self.heap_bytes + depths.raw * self.raw_bytes
+
+
+class Depths(NamedTuple):
+    """How many times each limit is in memory at once.
+
+    Attributes:
+        arena: once.
+        heap: loads.
+        raw: raw weights of loads.
+    """
+
+    arena: int = 1
+    heap: int = 1
+    raw: int = 1
+
+
+class Weights(NamedTuple):
+    """What counts how much.
+
+    Attributes:
+        load: a second of loading, less than 1 where loads happen beside computing.
+        seconds: a second of loading, so counted, and of computing.
+        seconds_per_read_byte: a byte read in each inference, where reading happens beside both.
+    """
+
+    load: float = 1.0
+    seconds: float = 1.0
+    seconds_per_read_byte: float = 0.0
 
 
 class Candidates:
@@ -76,7 +105,7 @@ class Candidates:
         self.exists = np.zeros((len(groups), width), dtype=bool)
         columns = {
             name: np.zeros(self.exists.shape)
-            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes")
+            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes", "read_bytes")
         }
         self.arena = np.zeros(self.exists.shape)
         for number, row in enumerate(groups):
@@ -87,9 +116,10 @@ class Candidates:
                 values[number, used] = [getattr(choice, name) for choice in row.choices]
         self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
         self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
+        self.read = columns["read_bytes"]
         self.rows = np.arange(len(self.exists))
         # per number of loads at once the limits that need least memory, and that memory: found once
-        self.tightest: dict[int, tuple[Limits | None, float]] = {}
+        self.tightest: dict[Depths, tuple[Limits | None, float]] = {}
         self.axes = (
             Axis(self.arena, self.exists, self.floor.arena_bytes),
             Axis(self.heap, self.exists, self.floor.heap_bytes),
@@ -102,14 +132,14 @@ class Candidates:
         allowed: npt.NDArray[np.bool_] = self.exists & small
         return allowed
 
-    def within(self, limits: Limits, depth: int, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
+    def within(self, limits: Limits, depths: Depths, spare_bytes: float = 0.0) -> npt.NDArray[np.bool_]:
         """Those that can be loaded too: resident weights are, when only they and the spare are in use."""
-        return self.fits(limits) & (self.load <= limits.total(depth) + spare_bytes)
+        return self.fits(limits) & (self.load <= limits.total(depths) + spare_bytes)
 
-    def weighted(self, load_weight: float) -> Floats:
-        """Times with loads counted as so much of themselves: less where they happen beside computing."""
-        seconds: Floats = self.seconds - (1.0 - load_weight) * self.load_seconds
-        return seconds
+    def weighted(self, weights: Weights) -> Floats:
+        """What choices cost in seconds."""
+        seconds: Floats = self.seconds - (1.0 - weights.load) * self.load_seconds
+        return weights.seconds * seconds + weights.seconds_per_read_byte * self.read
 
 
 class Axis:

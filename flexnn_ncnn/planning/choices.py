@@ -70,18 +70,21 @@ class Choice:
     transformed: bool = False
 
 
-def choices(layer: LayerProfile, read_seconds_per_byte: float, transformed: bool = False) -> tuple[Choice, ...]:
+def choices(
+    layer: LayerProfile, read_seconds_per_byte: float, transformed: bool = False, reads_count: bool = False
+) -> tuple[Choice, ...]:
     """Every way to run `layer` that is not worse than another in all respects.
 
     Args:
         layer: what was measured.
-        read_seconds_per_byte: of weights in the page cache.
+        read_seconds_per_byte: what reading takes of the time to load.
         transformed: whether weights may be stored as kernels want them.
+        reads_count: whether it matters how much is read, beside the time that takes.
     """
     found = list(_all(layer, read_seconds_per_byte))
     if transformed:
         found += [kept for one in found if (kept := _transformed(layer, one, read_seconds_per_byte)) is not None]
-    return undominated(list(dict.fromkeys(found)))
+    return undominated(list(dict.fromkeys(found)), reads_count)
 
 
 def whole_layer(layer: LayerProfile, read_seconds_per_byte: float) -> Choice:
@@ -251,10 +254,19 @@ def _transformed(layer: LayerProfile, streamed: Choice, read_seconds_per_byte: f
     )
 
 
-def undominated(found: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Those that no other beats or equals in everything while beating it in something."""
+def undominated(found: Sequence[Choice], reads_count: bool = False) -> tuple[Choice, ...]:
+    """Those that no other beats or equals in everything while beating it in something.
+
+    Args:
+        found: of one layer.
+        reads_count: whether reading less is something.
+    """
     facts = np.array(
-        [(c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.scratch_bytes, c.load_bytes) for c in found]
+        [
+            (c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.scratch_bytes, c.load_bytes)
+            + ((c.read_bytes,) if reads_count else ())
+            for c in found
+        ]
     )
     at_least = (facts[:, None, :] <= facts[None, :, :]).all(axis=2)
     better = (facts[:, None, :] < facts[None, :, :]).any(axis=2)

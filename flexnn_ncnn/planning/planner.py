@@ -9,18 +9,20 @@ from dataclasses import dataclass, field, replace
 from flexnn_ncnn.capabilities import STOCK, Capabilities
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.arena import free_gaps, place
-from flexnn_ncnn.planning.candidates import Candidates, Row
+from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
-from flexnn_ncnn.planning.residency import Selection, select, smallest
+from flexnn_ncnn.planning.residency import ONCE, Selection, select, smallest
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.storage import CACHED, Storage
 
 __all__ = [
     "UNLOADED_MODES",
     "Schedule",
     "Workload",
+    "read_seconds",
     "schedule",
     "schedule_of",
     "smallest_budget",
@@ -32,7 +34,13 @@ __all__ = [
 # (how many of the largest loads may be in memory at once, how much of a load's time counts)
 _FIRST_OVERLAP = (2, 0.2)
 _OVERLAPS = ((2, 1.0), (2, 0.5), (2, 0.05), (3, 0.2), (1, 1.0))
-
+# past the page cache one load is used while the next is read
+_READ_DEPTH = 2
+# processor time of that, whatever the storage
+_DIRECT_SECONDS_PER_BYTE = 2e-11
+# what reading counts of the whole time at first: little, and all but a little
+_FIRST_READING = (0.02, 0.98)
+_READING_STEPS = 4
 
 # of an output that is copied while the arena gives its pages back (runtime/native/mats.py), and what lies between pages
 _COPIED_AT_ONCE_BYTES = 3 * 1024 * 1024
@@ -47,6 +55,7 @@ class Workload:
     Attributes:
         profile: what was measured; layers joined to a chain are one layer.
         capabilities: what the ncnn that will run can do.
+        storage: where streamed weights come from.
         members: per layer of `profile` the measured layers it stands for.
         blobs: buffers and how steps use them.
         offsets: per buffer its place in the arena.
@@ -58,6 +67,7 @@ class Workload:
 
     profile: ModelProfile
     capabilities: Capabilities
+    storage: Storage
     members: tuple[tuple[LayerProfile, ...], ...]
     blobs: BlobProblem
     offsets: tuple[int, ...]
@@ -70,6 +80,11 @@ class Workload:
     def blob_bytes(self) -> int:
         """What blobs alone take of the arena."""
         return int(self.candidates.floor.arena_bytes)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is held whatever is chosen: of "direct" the outputs handed over, as weights are read meanwhile."""
+        return _result_bytes(self.profile) if self.storage.is_direct else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +101,8 @@ class Schedule:
         predicted_seconds: one inference.
         kept_bytes: weights kept between inferences.
         heap_bytes: heap that loads in memory at once may need beside them.
-        raw_bytes: raw weights that they may map, or the outputs handed over, whichever is more.
+        raw_bytes: raw weights that they may map, or the outputs handed over, whichever is more; of "direct" the memory
+            that weights are read to.
     """
 
     workload: Workload
@@ -101,19 +117,21 @@ class Schedule:
     raw_bytes: int
 
 
-def workload(profile: ModelProfile, capabilities: Capabilities = STOCK) -> Workload:
+def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage: Storage = CACHED) -> Workload:
     """The part of planning that no budget changes.
 
     Args:
         profile: what was measured.
         capabilities: of the ncnn that will run.
+        storage: where streamed weights come from.
     """
-    plain, *chained = (_workload(level, capabilities) for level in chain_levels(profile))
+    plain, *chained = (_workload(level, capabilities, storage) for level in chain_levels(profile))
     return replace(plain, chained=tuple(chained))
 
 
-def _workload(level: ChainedProfile, capabilities: Capabilities) -> Workload:
+def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storage) -> Workload:
     profile = level.profile
+    read_seconds_per_byte = _DIRECT_SECONDS_PER_BYTE if storage.is_direct else profile.read_seconds_per_byte
     blobs = blob_problem(profile)
     offsets, arena_bytes = place(blobs.buffers)
     # layers that differ in their weights alone have the same choices
@@ -121,21 +139,22 @@ def _workload(level: ChainedProfile, capabilities: Capabilities) -> Workload:
     found = []
     for layer, members in zip(profile.layers, level.members, strict=True):
         if len(members) > 1:
-            found.append(chain_choices(members, profile.read_seconds_per_byte))
+            found.append(chain_choices(members, read_seconds_per_byte))
             continue
         cut = (layer.units, layer.granularity, layer.least_units, layer.blob_axis, layer.output_layouts)
         key = (layer.type, layer.mode, layer.raw_bytes, cut, layer.kernels)
         if key not in known:
             known[key] = (
-                choices(layer, profile.read_seconds_per_byte, capabilities.saves_transformed_weights)
+                choices(layer, read_seconds_per_byte, capabilities.saves_transformed_weights, storage.is_direct)
                 if layer.kernels
                 else ()
             )
         found.append(known[key])
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
     rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]
-    candidates = Candidates(rows, arena_bytes, _result_bytes(profile))
-    return Workload(profile, capabilities, level.members, blobs, offsets, gaps, candidates, tuple(found))
+    # memory to read to is never free for outputs
+    candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else _result_bytes(profile))
+    return Workload(profile, capabilities, storage, level.members, blobs, offsets, gaps, candidates, tuple(found))
 
 
 def _hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -156,7 +175,10 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
     levels = (work, *work.chained)
-    found = (_overlapped if work.capabilities.releases_gil else _serial)(levels, budget_bytes, base_bytes)
+    if work.storage.is_direct:
+        found = _beside_reading(levels, budget_bytes, base_bytes)
+    else:
+        found = (_overlapped if work.capabilities.releases_gil else _serial)(levels, budget_bytes, base_bytes)
     if found is None:
         least, culprit = smallest_budget(work, base_bytes)
         raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
@@ -182,9 +204,9 @@ def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) 
     """
 
     def found(level: Workload, depth: int, load_weight: float) -> Schedule | None:
-        memory = budget_bytes - base_bytes
-        selection = select(level.candidates, memory, depth=depth, load_weight=load_weight)
-        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depth)
+        memory, depths = budget_bytes - base_bytes, Depths(heap=depth, raw=depth)
+        selection = select(level.candidates, memory, depths=depths, weights=Weights(load_weight))
+        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depths)
 
     first = [(one, level) for level in levels if (one := found(level, *_FIRST_OVERLAP)) is not None]
     first.sort(key=lambda pair: pair[0].predicted_seconds)
@@ -194,10 +216,58 @@ def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) 
     return min(made, key=lambda one: one.predicted_seconds, default=None)
 
 
+def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
+    """The fastest schedule whose weights are read past the page cache beside all else.
+
+    An inference takes as long as computing or as reading, whichever is longer. The two are weighed against each other
+    so that neither is: as in a duel, more weight for the one that takes longer.
+    """
+    threaded = levels[0].capabilities.releases_gil
+    depth, load_weight = _FIRST_OVERLAP if threaded else (1, 1.0)
+
+    def found(level: Workload, reading: float, read_depth: int = _READ_DEPTH) -> Schedule | None:
+        depths = Depths(heap=depth, raw=read_depth)
+        weights = Weights(load_weight, 1.0 - reading, reading / level.storage.bytes_per_second)
+        memory = budget_bytes - base_bytes - level.fixed_bytes
+        selection = select(level.candidates, memory, depths=depths, weights=weights)
+        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depths)
+
+    first = [(one, level) for level in levels for reading in _FIRST_READING if (one := found(level, reading))]
+    if not first:  # without reading ahead, if need be
+        return min(filter(None, (found(one, 0.5, 1) for one in levels)), key=_seconds, default=None)
+    best, level = min(first, key=lambda pair: pair[0].predicted_seconds)
+    low, high = _FIRST_READING
+    for _ in range(_READING_STEPS):
+        reading = (low + high) / 2
+        one = found(level, reading)
+        if one is None:
+            break
+        best = min(best, one, key=_seconds)
+        if read_seconds(one) < one.predicted_seconds:
+            high = reading
+        else:
+            low = reading
+    return best
+
+
+def _seconds(decided: Schedule) -> float:
+    return decided.predicted_seconds
+
+
+def read_seconds(decided: Schedule) -> float:
+    """What reading streamed weights takes of storage, whatever else happens; 0 through the page cache."""
+    storage = decided.workload.storage
+    if not storage.is_direct:
+        return 0.0
+    layers = decided.workload.profile.layers
+    loaded = [one for layer, one in zip(layers, decided.chosen, strict=True) if layer.mode not in UNLOADED_MODES]
+    return sum(one.read_bytes for one in loaded if one is not None) / storage.bytes_per_second
+
+
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
     """The least budget that works, and the layer that sets it."""
     least, culprit = min(map(_smallest, (work, *work.chained)), key=lambda one: one[0])
-    return least + base_bytes, culprit
+    return least + work.fixed_bytes + base_bytes, culprit
 
 
 def _smallest(work: Workload) -> tuple[int, str]:
@@ -244,16 +314,18 @@ def _widest_step(work: Workload) -> int:
     return max(range(len(live)), key=lambda step: (live[step] + scratch[step], -step))
 
 
-def _schedule(work: Workload, budget_bytes: int, base_bytes: int, selection: Selection, depth: int = 1) -> Schedule:
+def _schedule(
+    work: Workload, budget_bytes: int, base_bytes: int, selection: Selection, depths: Depths = ONCE
+) -> Schedule:
     rows = [index for index, found in enumerate(work.choices) if found]
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
-    return schedule_of(work, chosen, budget_bytes, base_bytes, depth)
+    return schedule_of(work, chosen, budget_bytes, base_bytes, depths)
 
 
 def schedule_of(
-    work: Workload, chosen: Sequence[Choice | None], budget_bytes: int, base_bytes: int, depth: int = 1
+    work: Workload, chosen: Sequence[Choice | None], budget_bytes: int, base_bytes: int, depths: Depths = ONCE
 ) -> Schedule:
     """What choices come to, made by whomever.
 
@@ -262,7 +334,7 @@ def schedule_of(
         chosen: a choice per layer, None where no layer runs.
         budget_bytes: what is noted as the budget; nothing is done to keep it.
         base_bytes: code pages and Python objects.
-        depth: how many of the largest loads may be in memory at once, where loads run beside computing.
+        depths: how many of the largest loads may be in memory at once, where loads run beside computing.
     """
     made = [choice for choice in chosen if choice is not None]
     offsets = tuple(
@@ -272,9 +344,9 @@ def schedule_of(
     tops = [offset + choice.scratch_bytes for offset, choice in zip(offsets, chosen, strict=True) if choice]
     arena_bytes = max([work.blob_bytes, *tops])
     kept_bytes = sum(choice.kept_bytes for choice in made)
-    heap_bytes = depth * max((choice.heap_bytes for choice in made), default=0)
+    heap_bytes = depths.heap * max((choice.heap_bytes for choice in made), default=0)
     least_raw_bytes = int(work.candidates.floor.raw_bytes)
-    raw_bytes = depth * max([least_raw_bytes, *(choice.raw_bytes for choice in made)])
+    raw_bytes = depths.raw * max([least_raw_bytes, *(choice.raw_bytes for choice in made)])
     turns = [
         turn
         for layer, choice in zip(work.profile.layers, chosen, strict=True)
@@ -283,18 +355,20 @@ def schedule_of(
     ]
     loads = [turn.load for turn in turns if turn.load is not None]
     ahead = distances(loads, heap_bytes, raw_bytes) if work.capabilities.releases_gil else ()
-    return Schedule(
+    held_bytes = arena_bytes + kept_bytes + heap_bytes + raw_bytes + work.fixed_bytes
+    decided = Schedule(
         workload=work,
         budget_bytes=budget_bytes,
         chosen=tuple(chosen),
         scratch_offsets=offsets,
         arena_bytes=arena_bytes,
-        predicted_peak_bytes=base_bytes + arena_bytes + kept_bytes + heap_bytes + raw_bytes,
+        predicted_peak_bytes=base_bytes + held_bytes,
         predicted_seconds=inference_seconds(turns, ahead),
         kept_bytes=kept_bytes,
         heap_bytes=heap_bytes,
         raw_bytes=raw_bytes,
     )
+    return replace(decided, predicted_seconds=max(decided.predicted_seconds, read_seconds(decided)))
 
 
 def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Floats, Indices, Limits
+from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Depths, Floats, Indices, Limits, Weights
 
 __all__ = ["Selection", "select", "smallest"]
 
@@ -27,6 +27,8 @@ _ROUNDS = 6
 _FILLED = 5
 _HOPES = 4
 _NEVER_BYTES = 2**62
+ONCE = Depths()
+PLAIN = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ def select(
     candidates: Candidates,
     memory_bytes: float,
     *,
-    depth: int = 1,
-    load_weight: float = 1.0,
+    depths: Depths = ONCE,
+    weights: Weights = PLAIN,
     beat_seconds: float = np.inf,
 ) -> Selection | None:
     """The fastest selection that fits `memory_bytes`, or None.
@@ -63,16 +65,16 @@ def select(
     Args:
         candidates: the layers.
         memory_bytes: what is left for weights, blobs, scratch and loads.
-        depth: how many loads may be in memory at once.
-        load_weight: how much of a load's time counts.
+        depths: how many loads may be in memory at once.
+        weights: what counts how much.
         beat_seconds: stop early where nothing can be faster (in weighted time).
     """
-    seconds = candidates.weighted(load_weight)
-    price, ways = _ways(candidates, seconds, memory_bytes, depth, beat_seconds)
+    seconds = candidates.weighted(weights)
+    price, ways = _ways(candidates, seconds, memory_bytes, depths, beat_seconds)
     best: tuple[float, Selection] | None = None
     filled = 0
     for _, limits in sorted(ways, key=lambda way: way[0]):
-        found = _packed(candidates, seconds, limits, memory_bytes, depth)
+        found = _packed(candidates, seconds, limits, memory_bytes, depths)
         if found is None:
             continue
         best = found if best is None else min(best, found, key=lambda one: one[0])
@@ -81,7 +83,7 @@ def select(
             break
     for _ in range(0 if best is None else _ROUNDS):
         assert best is not None
-        better = _neighbour(candidates, seconds, best, price, memory_bytes, depth)
+        better = _neighbour(candidates, seconds, best, price, memory_bytes, depths)
         if better is None:
             break
         best = better
@@ -94,7 +96,7 @@ def _neighbour(
     best: tuple[float, Selection],
     price: float,
     memory: float,
-    depth: int,
+    depths: Depths,
 ) -> tuple[float, Selection] | None:
     """A faster selection with one of the three limits elsewhere, if bounds leave hope for one and it is there."""
     value, selection = best
@@ -102,15 +104,15 @@ def _neighbour(
     cost = seconds + price * candidates.kept
     hopes: list[tuple[float, Limits]] = []
     for number, axis in enumerate(candidates.axes):
-        others = sum(limits[i] * (depth if i else 1) for i in range(3) if i != number)
-        free = memory - others - axis.levels * (depth if number else 1)
+        others = sum(limits[i] * depths[i] for i in range(3) if i != number)
+        free = memory - others - axis.levels * depths[number]
         bounds = axis.sums(_allowed_cost(candidates, cost, limits, number), candidates.counts) - price * free
         for at in bounds.argsort(kind="stable")[:_HOPES]:
             if bounds[at] < value - 1e-12 and free[at] >= 0 and axis.levels[at] != limits[number]:
                 moved = [float(axis.levels[at]) if i == number else float(limits[i]) for i in range(3)]
                 hopes.append((float(bounds[at]), Limits(*moved)))
     for _, hope in sorted(hopes, key=lambda one: one[0])[:_HOPES]:
-        found = _packed(candidates, seconds, hope, memory, depth)
+        found = _packed(candidates, seconds, hope, memory, depths)
         if found is not None and found[0] < value - 1e-12:
             return found
     return None
@@ -125,14 +127,14 @@ def _allowed_cost(candidates: Candidates, cost: Floats, limits: Sequence[float],
     return np.where(allowed, cost, FORBIDDEN_SECONDS * 1e9)
 
 
-def smallest(candidates: Candidates, depth: int = 1) -> tuple[int, int, bool]:
+def smallest(candidates: Candidates, depths: Depths = ONCE) -> tuple[int, int, bool]:
     """The least memory any selection needs.
 
     Returns:
         It, the index of the layer that sets the largest part of it (-1 where there is none), and whether that part is
         weights: otherwise it is blobs and scratch.
     """
-    limits, least = _least_limits(candidates, depth)
+    limits, least = _least_limits(candidates, depths)
     if limits is None:
         return _NEVER_BYTES, 0, True
     if not len(candidates.row_of):
@@ -140,28 +142,28 @@ def smallest(candidates: Candidates, depth: int = 1) -> tuple[int, int, bool]:
     loads = limits.heap_bytes + limits.raw_bytes
     weights_first = loads > limits.arena_bytes
     needs = candidates.heap + candidates.raw if weights_first else candidates.arena
-    needed = np.where(candidates.within(limits, depth), needs, np.inf).min(axis=1)
+    needed = np.where(candidates.within(limits, depths), needs, np.inf).min(axis=1)
     return int(np.ceil(least)), int(needed[candidates.row_of].argmax()), weights_first
 
 
-def _least_limits(candidates: Candidates, depth: int) -> tuple[Limits | None, float]:
+def _least_limits(candidates: Candidates, depths: Depths) -> tuple[Limits | None, float]:
     """The limits of the selection that needs least memory, and that memory."""
-    if depth in candidates.tightest:
-        return candidates.tightest[depth]
+    if depths in candidates.tightest:
+        return candidates.tightest[depths]
     arena, heap, raw = candidates.axes
     best, least = None, np.inf
     for level in heap.levels:
         start = Limits(arena.levels[-1], float(level), raw.levels[-1])
-        ways = [_descended(candidates, candidates.kept, start, order, 1.0, depth) for order in ((0, 2), (2, 0))]
+        ways = [_descended(candidates, candidates.kept, start, order, 1.0, depths) for order in ((0, 2), (2, 0))]
         limits, value = min(ways, key=lambda way: way[1])
         if value < least and value < FORBIDDEN_SECONDS * 1e6:
             best, least = limits, value
-    candidates.tightest[depth] = best, least
+    candidates.tightest[depths] = best, least
     return best, least
 
 
 def _ways(
-    candidates: Candidates, seconds: Floats, memory: float, depth: int, beat_seconds: float
+    candidates: Candidates, seconds: Floats, memory: float, depths: Depths, beat_seconds: float
 ) -> tuple[float, list[tuple[float, Limits]]]:
     """The price at which everything fits, and limits worth filling, each with a bound below the time of any selection
     within them.
@@ -176,29 +178,29 @@ def _ways(
     for _ in range(_PRICE_STEPS):
         price = (low * high) ** 0.5
         cost = seconds + price * candidates.kept
-        options = [_descended(candidates, cost, *way, price, depth) for way in (*starts, (limits, _ARENA_FIRST))]
+        options = [_descended(candidates, cost, *way, price, depths) for way in (*starts, (limits, _ARENA_FIRST))]
         limits, value = min(options, key=lambda option: option[1])
         bound = value - price * memory
         if bound > beat_seconds:
             return price, []
         found[limits] = max(bound, found.get(limits, -np.inf))
         chosen = np.where(candidates.fits(limits), cost, np.inf).argmin(axis=1)
-        needed = candidates.kept[candidates.rows, chosen] @ candidates.counts + limits.total(depth)
+        needed = candidates.kept[candidates.rows, chosen] @ candidates.counts + limits.total(depths)
         if needed <= memory:
             high = price
         else:
             low = price
-    tightest, _ = _least_limits(candidates, depth)
+    tightest, _ = _least_limits(candidates, depths)
     if tightest is not None:
         found.setdefault(tightest, np.inf)
     return high, [(bound, limits) for limits, bound in found.items()]
 
 
 def _descended(
-    candidates: Candidates, cost: Floats, limits: Limits, order: Sequence[int], price: float, depth: int
+    candidates: Candidates, cost: Floats, limits: Limits, order: Sequence[int], price: float, depths: Depths
 ) -> tuple[Limits, float]:
     """Move one limit at a time, in this order, to where layers and limits together cost least, until none moves."""
-    weights = (price, price * depth, price * depth)
+    weights = [price * depth for depth in depths]
     current = [limits.arena_bytes, limits.heap_bytes, limits.raw_bytes]
     value = np.inf
     for _ in range(_ROUNDS):
@@ -216,17 +218,17 @@ def _descended(
 
 
 def _packed(
-    candidates: Candidates, seconds: Floats, limits: Limits, memory: float, depth: int
+    candidates: Candidates, seconds: Floats, limits: Limits, memory: float, depths: Depths
 ) -> tuple[float, Selection] | None:
     """The knapsack within limits, again with the limits that it really reaches: what they leave goes to weights."""
     best: tuple[float, Selection] | None = None
     spare = 0.0
     for _ in range(3):
-        times = np.where(candidates.within(limits, depth, spare), seconds, np.inf)
-        chosen = _priced(candidates, times, memory - limits.total(depth))
+        times = np.where(candidates.within(limits, depths, spare), seconds, np.inf)
+        chosen = _priced(candidates, times, memory - limits.total(depths))
         if chosen is None:
             break
-        columns = _filled(candidates, times, chosen, memory - limits.total(depth))
+        columns = _filled(candidates, times, chosen, memory - limits.total(depths))
         value = float(seconds[candidates.row_of, columns].sum())
         selection = _selection(candidates, columns)
         loading = candidates.load[candidates.row_of, columns].max(initial=0.0)
@@ -234,7 +236,7 @@ def _packed(
             break
         best = value, selection
         limits = Limits(selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
-        spare = memory - limits.total(depth) - selection.kept_bytes
+        spare = memory - limits.total(depths) - selection.kept_bytes
     return best
 
 

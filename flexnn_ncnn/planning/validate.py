@@ -15,6 +15,7 @@ from flexnn_ncnn.errors import PlanError
 from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
 from flexnn_ncnn.options import KERNELS
 from flexnn_ncnn.plan import MODES, TRANSFORMED_OFFSET_BYTES, Part, Placement, Plan, Slab, Step, WeightPiece
+from flexnn_ncnn.storage import PAGE_CACHES
 
 __all__ = ["validate_plan"]
 
@@ -56,7 +57,8 @@ def _require(holds: bool, *rule: object) -> None:
 def _check_numbers(plan: Plan) -> None:
     _require(plan.vehicle in ("layers", "net"), "the vehicle is layers or net, not", repr(plan.vehicle))
     _require(plan.options.num_threads >= 1, "a run has a thread at least, not", plan.options.num_threads)
-    sizes = (plan.arena_bytes, plan.heap_bytes, plan.resident_bytes, plan.predicted_peak_bytes)
+    _require(plan.page_cache in PAGE_CACHES, "the page cache is used or not, not", repr(plan.page_cache))
+    sizes = (plan.arena_bytes, plan.heap_bytes, plan.resident_bytes, plan.predicted_peak_bytes, plan.read_ahead_bytes)
     _require(min(sizes) >= 0, "no size is negative:", sizes)
     _require(isfinite(plan.predicted_seconds) and plan.predicted_seconds >= 0, "time is not", plan.predicted_seconds)
     _require(

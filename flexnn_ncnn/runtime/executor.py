@@ -65,7 +65,7 @@ class Executor:
         self.trace = Trace()
         self._kept = kept or ResidentLayers()
         self._kept.keep_only(resident_keys(plan))
-        self._source = WeightSource(bin_path, plan.transformed_path)
+        self._source = WeightSource(bin_path, plan.transformed_path, plan.page_cache)
         self._watch = FileWatch(bin_path, self._source.file_descriptor)
         self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
         self._scratch = native.ScratchAllocator(self._arena)

@@ -63,11 +63,12 @@ def open_stream(
         source: the .bin; closed after the stream.
         loads: in the order they are needed in.
         page_cache: "mmap" or "direct", see `flexnn_ncnn.plan.Plan`.
-        read_ahead_bytes: of "mmap" how much is read beyond the load in use; of "direct" all memory to read to.
+        read_ahead_bytes: of "mmap" how much is read beyond the load in use; of "direct" all memory to read to,
+            0 for what the largest load takes.
         room_bytes: of "mmap" how much page cache there may be; None for no limit.
     """
     if page_cache == "direct":
-        return DirectStream(source, loads, read_ahead_bytes)
+        return DirectStream(source, loads, read_ahead_bytes or largest_load_bytes(loads))
     total_bytes = sum(piece.stored_bytes for load in loads for layer in load for piece in layer)
     if room_bytes is not None and total_bytes > room_bytes:
         return DirectStream(source, loads, largest_load_bytes(loads))

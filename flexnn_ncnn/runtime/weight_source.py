@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
+from flexnn_ncnn.runtime.page_cache import Range, drop
+from flexnn_ncnn.runtime.pages import anonymous_pages
 from flexnn_ncnn.staging import TABLE_BYTES
 from param_tools.errors import ModelFormatError
 
@@ -67,14 +69,15 @@ class WeightSource:
     Args:
         path: the .bin.
         transformed_path: the file that pieces from `TRANSFORMED_OFFSET_BYTES` on are of, or "".
+        page_cache: "mmap", or "direct" to have everything in memory of its own and leave nothing in the page cache.
 
     Raises:
         ModelFormatError: it cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], transformed_path: str = "") -> None:
-        self.path = os.fspath(path)
-        self._transformed = WeightSource(transformed_path) if transformed_path else None
+    def __init__(self, path: str | os.PathLike[str], transformed_path: str = "", page_cache: str = "mmap") -> None:
+        self.path, self._maps = os.fspath(path), page_cache == "mmap"
+        self._transformed = WeightSource(transformed_path, page_cache=page_cache) if transformed_path else None
         try:
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
         except OSError as error:
@@ -157,7 +160,7 @@ class WeightSource:
         if file is not self:
             return file._stored(at_bytes, size_bytes)
         try:
-            if size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
+            if self._maps and size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
                 return self._mapped(offset_bytes, size_bytes)
             return self._read(offset_bytes, size_bytes)
         except OSError as error:
@@ -166,13 +169,18 @@ class WeightSource:
             ) from error
 
     def _read(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
-        buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
+        if self._maps or size_bytes < _MAP_FROM_BYTES:
+            buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
+        else:
+            buffer = anonymous_pages(size_bytes + OVERREAD_BYTES)
         done = 0
         while done < size_bytes:
             count = os.preadv(self._file.fileno(), [buffer[done:size_bytes]], offset_bytes + done)
             if count == 0:
                 raise self._shortened(offset_bytes + done)
             done += count
+        if not self._maps:
+            drop(Range(self._file.fileno(), offset_bytes, offset_bytes + size_bytes))
         read: npt.NDArray[np.uint8] = buffer[:size_bytes]
         return read
 

@@ -177,3 +177,15 @@ def test_rows_of_a_matrix(encoding: str, tmp_path: Path) -> None:
     found = source.rows(WeightPiece(4, 40, encoding), 10, np.array([9, 0, 3]))
     np.testing.assert_array_equal(found.reshape(3, 4), matrix[[9, 0, 3]])
     assert source.rows(WeightPiece(4, 40, encoding), 10, np.array([], int)).size == 0
+
+
+@pytest.mark.parametrize("count", [10, LARGE // 4])
+def test_past_the_page_cache_everything_is_in_memory_of_its_own(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "w.bin"
+    path.write_bytes(VALUES.tobytes())
+    source = WeightSource(path, page_cache="direct")
+    (found,) = source.load([WeightPiece(4, count, "fp32")])
+    path.write_bytes(bytes(VALUES.nbytes))
+    np.testing.assert_array_equal(found, VALUES[1 : count + 1])
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    source.close()
