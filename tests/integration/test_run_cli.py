@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_a_damaged_plan_in_the_cache_is_made_again(tmp_path: Path) -> None:
     assert flexnn("run", param, "--budget", "2.4MB", cache=cache).status == 0
     (plan,) = cache.glob("plans/*/2400000.plan.json")
     whole = plan.read_text()
-    for damage in ("", whole[: len(whole) // 2], "[]", whole.replace('"version":1', '"version":99')):
+    for damage in ("", whole[: len(whole) // 2], "[]", re.sub('"version":[0-9]+', '"version":99', whole)):
         plan.write_text(damage)
         assert flexnn("run", param, "--budget", "2.4MB", cache=cache).status == 0
         assert plan.read_text() != damage
