@@ -19,6 +19,7 @@ import pytest
 import flexnn_ncnn
 from flexnn_ncnn.errors import BudgetError, InputError, PlanError, SizeError, UsageError
 from tests.integration import tiny_models
+from tests.integration.quick_plans import plans_made_here
 from tests.integration.tiny_models import layer, write
 
 Array = npt.NDArray[Any]
@@ -28,6 +29,12 @@ EVERY_BUDGET = pytest.mark.parametrize("subject", [None, "3.2MB", "80MB"], indir
 RNG = np.random.default_rng(11)
 ALLOCATOR = ncnn.PoolAllocator()  # must outlive what is in it
 PICTURE = RNG.random((3, 24, 24), np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with plans_made_here():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,28 @@ from flexnn_ncnn.errors import FlexnnError, ModelChangedError, UsageError
 from flexnn_ncnn.runtime.native import NcnnError
 from param_tools.errors import ModelFormatError
 from tests.integration.cli import ROOT
+from tests.integration.quick_plans import plans_made_here
 from tests.integration.tiny_models import layer, write
 
 Array = npt.NDArray[Any]
 
 PICTURE = np.random.default_rng(3).random((3, 32, 32), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the making of plans is not what is tested."""
+    if "fresh" in request.fixturenames:
+        yield
+        return
+    with plans_made_here():
+        yield
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A cache folder for plans made as they are made for users."""
+    return tmp_path / "fresh"
 
 
 @pytest.fixture(scope="module")
@@ -200,17 +217,17 @@ def test_ctrl_c_waits_for_the_end_of_a_step(
     assert np.array_equal(run(net), right)
 
 
-def test_ctrl_c_while_a_plan_is_made(param: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_a_plan_is_made(param: Path, fresh: Path) -> None:
     def report(what: str, done: int, of: int) -> None:
         raise KeyboardInterrupt
 
-    with flexnn_ncnn.Net("2.5MB", cache_dir=tmp_path / "fresh", progress=report) as net:
+    with flexnn_ncnn.Net("2.5MB", cache_dir=fresh, progress=report) as net:
         assert net.load_param(param) == net.load_model(param.with_suffix(".bin")) == 0
         with pytest.raises(KeyboardInterrupt):
             run(net)
 
 
-def test_an_exception_in_a_callback(param: Path, tmp_path: Path) -> None:
+def test_an_exception_in_a_callback(param: Path, fresh: Path) -> None:
     tries: list[int] = []
 
     def report(what: str, done: int, of: int) -> None:
@@ -218,14 +235,14 @@ def test_an_exception_in_a_callback(param: Path, tmp_path: Path) -> None:
         if len(tries) == 3:
             raise RuntimeError("mine")
 
-    with flexnn_ncnn.Net("2.5MB", cache_dir=tmp_path / "fresh", progress=report) as net:
+    with flexnn_ncnn.Net("2.5MB", cache_dir=fresh, progress=report) as net:
         assert net.load_param(param) == net.load_model(param.with_suffix(".bin")) == 0
         with pytest.raises(RuntimeError, match="mine"):
             run(net)
         assert run(net).shape == (100,)
 
 
-def test_a_callback_that_uses_the_net_itself(param: Path, tmp_path: Path) -> None:
+def test_a_callback_that_uses_the_net_itself(param: Path, fresh: Path) -> None:
     said: list[str] = []
 
     def report(what: str, done: int, of: int) -> None:
@@ -233,7 +250,7 @@ def test_a_callback_that_uses_the_net_itself(param: Path, tmp_path: Path) -> Non
             run(net)
         said.append(str(refused.value))
 
-    with flexnn_ncnn.Net("2.5MB", cache_dir=tmp_path / "fresh", progress=report) as net:
+    with flexnn_ncnn.Net("2.5MB", cache_dir=fresh, progress=report) as net:
         assert net.load_param(param) == net.load_model(param.with_suffix(".bin")) == 0
         run(net)
     assert said
