@@ -190,8 +190,8 @@ class PlanCache:
         model_id = model_identity(request.param_path, request.bin_path)
         machine = machine_fingerprint(native.ncnn_version())
         shapes = {blob: [array.shape, array.dtype.str] for blob, array in inputs.items()}
-        facts = json.dumps([model_id, machine, asdict(request.options), shapes], sort_keys=True)
-        return cls(folder / "plans" / sha256(facts.encode()).hexdigest()[:24], model_id, machine, request.outputs)
+        name = "-".join(_digest(facts) for facts in ([model_id, machine, asdict(request.options)], shapes))
+        return cls(folder / "plans" / name, model_id, machine, request.outputs)
 
     @property
     def profile_path(self) -> Path:
@@ -200,8 +200,7 @@ class PlanCache:
 
     @property
     def _towards(self) -> str:
-        names = json.dumps(sorted(self.outputs)).encode()
-        return f"-{sha256(names).hexdigest()[:12]}" if self.outputs else ""
+        return f"-{_digest(sorted(self.outputs))}" if self.outputs else ""
 
     def plan_path(self, budget_bytes: int, page_cache: str = "mmap") -> Path:
         """Where the plan for a budget is kept."""
@@ -214,6 +213,15 @@ class PlanCache:
         fits = found is not None and (found.model_id, found.machine) == (self.model_id, self.machine)
         return found if fits else None
 
+    def earlier_profile(self) -> ModelProfile | None:
+        """A profile for inputs of other shapes, if there is one."""
+        alike = self.folder.name.partition("-")[0]
+        for path in sorted(self.folder.parent.glob(f"{alike}-*/profile*.json")):
+            found = _read_or_none(read_profile, path)
+            if found is not None and (found.model_id, found.machine) == (self.model_id, self.machine):
+                return found
+        return None
+
     def base_bytes(self, unless_known: int) -> int:
         """What earlier trials found a run to need beside what is planned."""
         try:
@@ -225,6 +233,10 @@ class PlanCache:
         """Remember it for other budgets."""
         with atomic_write(self.folder / "base", "w") as file:
             file.write(str(base_bytes))
+
+
+def _digest(facts: object) -> str:
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read_or_none(read: Callable[[Path], Record], path: Path) -> Record | None:

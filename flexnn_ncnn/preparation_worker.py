@@ -95,7 +95,15 @@ def _profile(
             hint="use Linux or Android, with /proc",
         )
     machine = this_machine(native.ncnn_version())
-    measured = profile_model(model, cache.model_id, machine, inputs, request.options, progress=progress)
+    measured = profile_model(
+        model,
+        cache.model_id,
+        machine,
+        inputs,
+        request.options,
+        progress=progress,
+        earlier=None if cache.profile_path.exists() else cache.earlier_profile(),
+    )
     write_profile(measured, cache.profile_path)
     return measured
 

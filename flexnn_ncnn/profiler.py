@@ -18,6 +18,7 @@ from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.costs import layer_profile, read_seconds_per_byte
 from flexnn_ncnn.profiling.facts import ProfileLimits
+from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.profiling.storage import measure_storage
 from flexnn_ncnn.profiling.timing import rounds_within, time_layers
 from flexnn_ncnn.profiling.walk import Walk
@@ -37,6 +38,8 @@ def profile_model(
     options: RunOptions,
     limits: ProfileLimits | None = None,
     progress: Progress | None = None,
+    *,
+    earlier: ModelProfile | None = None,
 ) -> ModelProfile:
     """Profile a model.
 
@@ -48,6 +51,8 @@ def profile_model(
         options: how to compute.
         limits: what it may cost.
         progress: called with (what, done, of).
+        earlier: a profile of the same files, machine and options for inputs of other shapes: what does not depend on
+            them is taken from it.
 
     Raises:
         InputError: an input is missing or has a shape that the network cannot take.
@@ -59,7 +64,7 @@ def profile_model(
     bench = Bench(model, options, limits)
     try:
         bench.source.read_through()
-        layers, read_rate = _measured_layers(bench, inputs, progress)
+        layers, read_rate = _measured_layers(bench, inputs, earlier, progress)
     finally:
         bench.close()
     heap.trim()
@@ -72,18 +77,18 @@ def profile_model(
         outputs=tuple(blob for blob in model.model.output_blobs if blob not in inputs),
         layers=layers,
         read_seconds_per_byte=read_rate,
-        storage=measure_storage(model.bin_path),
+        storage=earlier.storage if earlier else measure_storage(model.bin_path),
         base_bytes=max(0, process_memory.resident_bytes() - before),
     )
 
 
 def _measured_layers(
-    bench: Bench, inputs: Mapping[str, npt.NDArray[Any]], progress: Progress | None
+    bench: Bench, inputs: Mapping[str, npt.NDArray[Any]], earlier: ModelProfile | None, progress: Progress | None
 ) -> tuple[tuple[LayerProfile, ...], float]:
     """Every layer in execution order, Input layers left out, and the seconds of reading a byte of weights."""
     graph = bench.model.model
     order = [index for index in graph.topological_order() if graph.layers[index].type != "Input"]
-    walk, found, seconds = Walk(bench, inputs), [], 0.0
+    walk, found, seconds = Walk(bench, inputs, KnownLoads(earlier)), [], 0.0
     for done, index in enumerate(order):
         facts, computed = walk.layer(index)
         found.append(facts)
@@ -94,5 +99,6 @@ def _measured_layers(
     report = partial(progress, "timing layers") if progress else None
     del walk  # and its blobs, whose memory is given back for the passes
     timings = time_layers(bench, found, inputs, rounds, report)
-    read_rate = read_seconds_per_byte(timings.samples)
+    # costs of loading are counted beside it
+    read_rate = earlier.read_seconds_per_byte if earlier else read_seconds_per_byte(timings.samples)
     return tuple(layer_profile(facts, timings, read_rate) for facts in found), read_rate

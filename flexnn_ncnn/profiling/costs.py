@@ -14,8 +14,8 @@ from param_tools.graph import Layer
 
 __all__ = ["layer_profile", "read_seconds_per_byte"]
 
-# Less is a page here and there, not something a layer holds.
-_HEAP_NOISE_BYTES = 32 * 1024
+# Less is what the kernel miscounts, and not worth planning for.
+_HEAP_NOISE_BYTES = 128 * 1024
 
 
 def read_seconds_per_byte(samples: Sequence[Sample]) -> float:
@@ -73,7 +73,8 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
     return KernelCost(
         kernel=kernel.kernel,
         reads_raw=kernel.reads_raw,
-        load_seconds=seconds(lambda one: max(0.0, one.read + one.transform - one.read_bytes * read_rate)),
+        load_seconds=kernel.load_seconds
+        or seconds(lambda one: max(0.0, one.read + one.transform - one.read_bytes * read_rate)),
         compute_seconds=seconds(lambda one: one.compute),
         seconds_spread=spread([one.transform + one.compute for found in samples[large.units] for one in found]),
         kept_bytes=held(lambda part: part.kept_bytes),

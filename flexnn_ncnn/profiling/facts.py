@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.profile import Linear
 from param_tools.graph import Layer
 from param_tools.slicing.rule import Axis
 
@@ -73,6 +74,7 @@ class KernelFacts:
         events: what the largest allocates and releases while it computes, see `flexnn_ncnn.profile.KernelCost`.
         slabs: from the fewest rows to the most; none where they gain nothing.
         slab_granularity: slabs are cut at multiples of this many rows.
+        load_seconds: where an earlier profile tells it.
     """
 
     kernel: str
@@ -81,6 +83,7 @@ class KernelFacts:
     events: tuple[int, ...] = ()
     slabs: tuple[SlabFacts, ...] = ()
     slab_granularity: int = 1
+    load_seconds: Linear | None = None
 
 
 @dataclass(frozen=True, slots=True)

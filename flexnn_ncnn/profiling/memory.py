@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -12,9 +13,11 @@ import numpy.typing as npt
 
 from flexnn_ncnn.assemble import layer_part, unpadded
 from flexnn_ncnn.plan import Slab
+from flexnn_ncnn.profile import KernelCost
 from flexnn_ncnn.profiling.bench import Bench, PartRun, own_arrays, run_into
 from flexnn_ncnn.profiling.cutting import part_layouts, slab_granularity, slab_sizes
 from flexnn_ncnn.profiling.facts import KernelFacts, PartMemory, SlabFacts, Span
+from flexnn_ncnn.profiling.heap_use import used_bytes
 from flexnn_ncnn.profiling.outputs import Outputs
 from flexnn_ncnn.runtime import heap, native, process_memory
 from param_tools.graph import Layer
@@ -26,6 +29,9 @@ __all__ = ["Subject", "measure_kernel"]
 _LONG_RUN_SECONDS = 0.005
 # slabs that seem to save more of a layer's time were measured while the machine did something else before
 _MOST_SAVED = 0.2
+# Linux counts the resident set per processor and brings it together every now and then.
+_MISCOUNTED_BYTES = 512 * 1024
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,9 @@ class Subject:
     bottoms: tuple[native.Mat, ...]
 
 
-def measure_kernel(bench: Bench, subject: Subject, kernel: str, whole: Span, small_units: int) -> KernelFacts:
+def measure_kernel(
+    bench: Bench, subject: Subject, kernel: str, whole: Span, small_units: int, known: KernelCost | None = None
+) -> KernelFacts:
     """Try one kernel on a large and a small part of a layer, at once and by slabs.
 
     Args:
@@ -56,17 +64,19 @@ def measure_kernel(bench: Bench, subject: Subject, kernel: str, whole: Span, sma
         kernel: a name in `flexnn_ncnn.options.KERNELS`.
         whole: the large part.
         small_units: units of the small one, 0 for none.
+        known: what an earlier profile tells of loading it, which is not measured again.
     """
     large = _Trial(bench, subject, kernel, whole)
-    found = large.measure()
+    found = large.measure(known)
     parts, reads_raw = [found.memory], found.reads_raw is not False
     if small_units:
-        small = _Trial(bench, subject, kernel, (whole[0], whole[0] + small_units)).measure()
+        small = _Trial(bench, subject, kernel, (whole[0], whole[0] + small_units)).measure(known)
         reads_raw |= small.reads_raw is True
         parts.insert(0, small.memory)
     slabs = large.by_slabs(found)
     granularity = slab_granularity(subject.layer, kernel)
-    return KernelFacts(kernel, reads_raw, tuple(parts), found.events, slabs, granularity)
+    load_seconds = known.load_seconds if known else None
+    return KernelFacts(kernel, reads_raw, tuple(parts), found.events, slabs, granularity, load_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,38 +99,55 @@ class _Trial:
         layouts = part_layouts(subject.outputs.layouts, subject.axis, self._units)
         self._blobs = [bench.blob(layout, subject.layer) for layout in layouts]
 
-    def measure(self) -> _Found:
+    def measure(self, known: KernelCost | None) -> _Found:
         """Load once, compute twice, with every large allocation mapped alone.
 
         The raw weights are spoilt before the second time, to see whether they are still read.
         """
+        if known is not None:
+            return self._computed(known)
         arrays = own_arrays(self._bench, self._run.part)
         if not process_memory.peak_can_restart():
             return self._without_peaks(arrays)
         with heap.return_freed_memory():
-            idle = process_memory.resident_bytes()
+            before, idle = used_bytes(), process_memory.resident_bytes()
             process_memory.reset_peak()
             loaded = self._run.load(arrays)
-            load_peak = process_memory.peak_bytes()
-            heap.trim()  # what was free in the heap before may have been used, and freed, again
-            kept = process_memory.resident_bytes()
+            load_peak = process_memory.peak_bytes() - idle
+            kept = max(0, used_bytes() - before)
             with self._bench.scratch.watch() as scratch:
                 self._compute(loaded)
             right = self._spoil(arrays)
-            heap.trim()  # and once more
+            run_heap = self._heap_growth(loaded)
+            loaded.close()
+        memory = PartMemory(self._units, kept, max(kept, load_peak), scratch.peak_bytes, run_heap)
+        return _Found(memory, self._differs(right), scratch.events)
+
+    def _heap_growth(self, loaded: native.LoadedLayer) -> int:
+        """What computing takes from the heap: measured again while it is no more than the kernel miscounts."""
+        least = _MISCOUNTED_BYTES
+        for _ in range(_TRIES):
+            heap.trim()  # what is free in the heap may be used, and freed, again
             begin = process_memory.resident_bytes()
             process_memory.reset_peak()
             self._compute(loaded)
-            run_heap = process_memory.peak_bytes() - begin
-            loaded.close()
-        memory = PartMemory(
-            units=self._units,
-            kept_bytes=max(0, kept - idle),
-            load_peak_bytes=max(0, load_peak - idle),
-            run_peak_bytes=scratch.peak_bytes,
-            run_heap_bytes=max(0, run_heap),
-        )
-        return _Found(memory, self._differs(right), scratch.events)
+            growth = max(0, process_memory.peak_bytes() - begin)
+            if growth >= _MISCOUNTED_BYTES:
+                return growth
+            least = min(least, growth)
+            if least < mmap.PAGESIZE:
+                break
+        return least
+
+    def _computed(self, known: KernelCost) -> _Found:
+        """Compute once; what loading takes is known."""
+        loaded = self._run.load(self._bench.source.load(self._run.part.pieces))
+        with self._bench.scratch.watch() as scratch:
+            self._compute(loaded)
+        loaded.close()
+        kept, load_peak = known.kept_bytes.at(self._units), known.load_peak_bytes.at(self._units)
+        memory = PartMemory(self._units, round(kept), round(load_peak), scratch.peak_bytes, 0)
+        return _Found(memory, known.reads_raw, scratch.events)
 
     def by_slabs(self, found: _Found) -> tuple[SlabFacts, ...]:
         """The part by slabs of rows, where the workspace it was found to need is worth making smaller."""

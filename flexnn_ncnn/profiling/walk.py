@@ -18,6 +18,7 @@ from flexnn_ncnn.profiling.compute import Computed, compute_layer
 from flexnn_ncnn.profiling.cutting import layer_axis, part_layouts, part_spans, small_part_units
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, PartMemory, Span
 from flexnn_ncnn.profiling.kernels import candidate_kernels
+from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.profiling.memory import Subject, measure_kernel
 from flexnn_ncnn.profiling.outputs import Outputs, discover_outputs
 from flexnn_ncnn.runtime import native
@@ -37,13 +38,14 @@ class Walk:
     Args:
         bench: what measurements share.
         inputs: an array per input blob.
+        loads: what is known of loading the layers.
 
     Raises:
         InputError: an input is missing or has a shape that the network cannot take.
     """
 
-    def __init__(self, bench: Bench, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._bench, self._model = bench, bench.model
+    def __init__(self, bench: Bench, inputs: Mapping[str, npt.NDArray[Any]], loads: KnownLoads) -> None:
+        self._loads, self._bench, self._model = loads, bench, bench.model
         graph = bench.model.model
         self._blobs = LiveBlobs(graph, inputs, bench)
         self._shapes = infer_shapes(graph, {blob: _shape_of(self._blobs.layout(blob)) for blob in graph.input_blobs})
@@ -103,7 +105,7 @@ class Walk:
         if axis is not None:
             spans = part_spans(axis, raw_bytes, bench.limits.part_bytes)
             small_units = small_part_units(axis, spans[0][1])
-        kernels = candidate_kernels(layer, bench.options)
+        kernels = candidate_kernels(layer, self._blobs.layout(layer.inputs[0]), bench.options)
         encodings = tuple(array.encoding for array in arrays)
         inputs = tuple(map(self._blobs.layout, layer.inputs))
         alike = (layer.type, tuple(layer.params.items()), encodings, inputs, spans)
@@ -121,7 +123,12 @@ class Walk:
             axis=axis,
             spans=spans,
             small_units=small_units,
-            kernels=tuple(measure_kernel(bench, subject, kernel, spans[0], small_units) for kernel in kernels),
+            kernels=tuple(
+                measure_kernel(
+                    bench, subject, kernel, spans[0], small_units, self._loads.of(layer, raw_bytes, axis, kernel)
+                )
+                for kernel in kernels
+            ),
             alike=alike,
         )
         return self._known[alike]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from flexnn_ncnn.errors import InputError, ProfileError
 from flexnn_ncnn.options import KERNELS, RunOptions
 from flexnn_ncnn.planning.arena import place
 from flexnn_ncnn.planning.problem import blob_problem, live_bytes
-from flexnn_ncnn.profile import KernelCost, LayerProfile
+from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear
 from flexnn_ncnn.profiler import profile_model
+from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.runtime import process_memory
 from param_tools.model_io import open_model, read_param
+from param_tools.slicing.rule import Axis
 from tests.integration.pipeline import Array, Prepared, feed, prepared, prepared_files
 from tests.property.slicing_stock import model_of, write_random
+from tests.unit import profiles
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 exact_memory = pytest.mark.skipif(not process_memory.peak_is_exact(), reason="the system does not tell the peak")
@@ -243,6 +247,58 @@ def test_layers_alike_are_measured_once() -> None:
     lines.insert(0, "Input in0 0 1 in0")
     with prepared(lines, {"in0": feed(16, 8, 8)}) as found:
         assert found.layer("b").kernels == found.layer("c").kernels
+
+
+# Inputs of other shapes
+
+
+def test_another_shape_takes_what_loading_costs_from_an_earlier_profile(tmp_path: Path) -> None:
+    path = tmp_path / "m.param"
+    write_random(model_of(["Input in0 0 1 in0", conv_line(64, 128), "ReLU r 1 1 out y"]), path)
+    with open_model(path) as model:
+        first = profile_model(model, "m", None, {"in0": feed(64, 20, 20)}, RunOptions())
+        # figures that no machine would give
+        odd = replace(
+            first,
+            read_seconds_per_byte=123.0,
+            layers=tuple(
+                replace(
+                    layer,
+                    kernels=tuple(
+                        replace(cost, load_seconds=Linear(7.0, 1.0), kept_bytes=Linear(11.0, 3.0))
+                        for cost in layer.kernels
+                    ),
+                )
+                for layer in first.layers
+            ),
+        )
+        second = profile_model(model, "m", None, {"in0": feed(64, 40, 10)}, RunOptions(), earlier=odd)
+    (before, _), (after, relu) = first.layers, second.layers
+    assert after.output_layouts != before.output_layouts
+    for old, new in zip(before.kernels, after.kernels, strict=True):
+        assert new.load_seconds == Linear(7.0, 1.0)
+        assert new.kept_bytes.at(128) == 11 + 3 * 128
+        assert new.reads_raw == old.reads_raw
+        assert new.compute_seconds.at(128) < 1
+        assert new.run_peak_bytes.at(128) != old.run_peak_bytes.at(128)
+    assert second.read_seconds_per_byte == 123.0
+    assert relu.kernels[0].load_seconds != Linear(7.0, 1.0), "there is nothing to load"
+
+
+def test_layers_of_another_name_kind_or_size_are_not_taken_for_the_same() -> None:
+    layer = profiles.layer("conv", "in", raw_bytes=64, units=64, blob_axis="c", kernels=(profiles.cost(),))
+    known = KnownLoads(profiles.model(layer))
+    model = model_of(["Input in 0 1 in", "Convolution conv 1 1 in out 0=64 1=1 6=64"])
+    read = next(one for one in model.layers if one.name == "conv")
+    axis = Axis("outputs", 64, 16, True, "c")
+    assert known.of(read, 64, axis, "default") == profiles.cost()
+    assert known.of(read, 64, axis, "sgemm") is None
+    assert known.of(read, 65, axis, "default") is None
+    assert known.of(read, 64, None, "default") is None
+    assert known.of(replace(read, name="other"), 64, axis, "default") is None
+    hungry = profiles.cost(run_heap_bytes=1_000_000)
+    assert KnownLoads(profiles.model(replace(layer, kernels=(hungry,)))).of(read, 64, axis, "default") is None
+    assert KnownLoads(None).of(read, 64, axis, "default") is None
 
 
 # What cannot be

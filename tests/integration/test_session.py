@@ -12,6 +12,7 @@ import pytest
 import flexnn_ncnn
 from flexnn_ncnn import zoo
 from flexnn_ncnn.errors import BudgetError, FlexnnError, InputError, PlanError, SizeError, UsageError
+from flexnn_ncnn.formats import read_profile
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.errors import ModelFormatError
@@ -108,6 +109,17 @@ def test_other_shapes_are_planned_for_when_they_come(tmp_path: Path, open_sessio
             found = session.run({"in0": picture})["out0"]
             np.testing.assert_allclose(found, stock(param, {"in0": picture}, "out0")["out0"], rtol=1e-5)
             assert dict(session.plan.inputs)["in0"].numpy_shape == shape
+
+
+def test_loading_is_measured_once_for_all_shapes(tmp_path: Path, open_session: Open) -> None:
+    with open_session(tiny_models.classifier(tmp_path, sized=False)) as session:
+        for size in (24, 32):
+            session.prepare({"in0": np.zeros((3, size, size), np.float32)})
+    first, second = (read_profile(path) for path in (tmp_path / "cache").glob("plans/*/profile.json"))
+    pairs = [(a, b) for a, b in zip(first.layers, second.layers, strict=True) if a.raw_bytes]
+    assert pairs
+    assert all(a.kernels[0].load_seconds == b.kernels[0].load_seconds for a, b in pairs)
+    assert first.layers[0].output_layouts != second.layers[0].output_layouts
 
 
 def test_a_session_can_be_prepared_before_data_come(tmp_path: Path, open_session: Open) -> None:
