@@ -11,7 +11,18 @@ import numpy.typing as npt
 
 from flexnn_ncnn.planning.choices import Choice
 
-__all__ = ["FORBIDDEN_SECONDS", "Axis", "Candidates", "Depths", "Floats", "Indices", "Limits", "Row", "Weights"]
+__all__ = [
+    "FORBIDDEN_SECONDS",
+    "Axis",
+    "Candidates",
+    "Depths",
+    "Floats",
+    "Indices",
+    "Limits",
+    "Row",
+    "Tightest",
+    "Weights",
+]
 
 FORBIDDEN_SECONDS = 1e9
 _MOST_LEVELS = 64
@@ -73,6 +84,20 @@ class Depths(NamedTuple):
     raw: int = 1
 
 
+class Tightest(NamedTuple):
+    """What the selection that needs least memory needs.
+
+    Attributes:
+        limits: its limits; None where no selection exists.
+        spare_bytes: what loading the weights that stay needs beyond the limits.
+        memory_bytes: limits, that and the weights that stay together.
+    """
+
+    limits: Limits | None
+    spare_bytes: float
+    memory_bytes: float
+
+
 class Weights(NamedTuple):
     """What counts how much.
 
@@ -118,8 +143,8 @@ class Candidates:
         self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
         self.read = columns["read_bytes"]
         self.rows = np.arange(len(self.exists))
-        # per number of loads at once the limits that need least memory, and that memory: found once
-        self.tightest: dict[Depths, tuple[Limits | None, float]] = {}
+        # per number of loads at once: found once
+        self.tightest: dict[Depths, Tightest] = {}
         self.axes = (
             Axis(self.arena, self.exists, self.floor.arena_bytes),
             Axis(self.heap, self.exists, self.floor.heap_bytes),

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Depths, Floats, Indices, Limits, Weights
+from flexnn_ncnn.planning.candidates import (
+    FORBIDDEN_SECONDS,
+    Candidates,
+    Depths,
+    Floats,
+    Indices,
+    Limits,
+    Tightest,
+    Weights,
+)
 
 __all__ = ["Selection", "select", "smallest"]
 
@@ -26,6 +35,7 @@ _PRICE_SPAN = 1e4
 _ROUNDS = 6
 _FILLED = 5
 _HOPES = 4
+_LOAD_STEPS = 64
 _NEVER_BYTES = 2**62
 ONCE = Depths()
 PLAIN = Weights()
@@ -81,6 +91,9 @@ def select(
         filled += 1
         if filled == _FILLED:
             break
+    tightest = _tightest(candidates, depths)
+    if best is None and tightest.limits is not None:
+        best = _packed(candidates, seconds, tightest.limits, memory_bytes, depths, tightest.spare_bytes)
     for _ in range(0 if best is None else _ROUNDS):
         assert best is not None
         better = _neighbour(candidates, seconds, best, price, memory_bytes, depths)
@@ -134,7 +147,8 @@ def smallest(candidates: Candidates, depths: Depths = ONCE) -> tuple[int, int, b
         It, the index of the layer that sets the largest part of it (-1 where there is none), and whether that part is
         weights: otherwise it is blobs and scratch.
     """
-    limits, least = _least_limits(candidates, depths)
+    tightest = _tightest(candidates, depths)
+    limits = tightest.limits
     if limits is None:
         return _NEVER_BYTES, 0, True
     if not len(candidates.row_of):
@@ -142,24 +156,38 @@ def smallest(candidates: Candidates, depths: Depths = ONCE) -> tuple[int, int, b
     loads = limits.heap_bytes + limits.raw_bytes
     weights_first = loads > limits.arena_bytes
     needs = candidates.heap + candidates.raw if weights_first else candidates.arena
-    needed = np.where(candidates.within(limits, depths), needs, np.inf).min(axis=1)
-    return int(np.ceil(least)), int(needed[candidates.row_of].argmax()), weights_first
+    needed = np.where(candidates.within(limits, depths, tightest.spare_bytes), needs, np.inf).min(axis=1)
+    return int(np.ceil(tightest.memory_bytes)), int(needed[candidates.row_of].argmax()), weights_first
 
 
-def _least_limits(candidates: Candidates, depths: Depths) -> tuple[Limits | None, float]:
-    """The limits of the selection that needs least memory, and that memory."""
+def _tightest(candidates: Candidates, depths: Depths) -> Tightest:
+    """What the selection that needs least memory needs."""
     if depths in candidates.tightest:
         return candidates.tightest[depths]
     arena, heap, raw = candidates.axes
-    best, least = None, np.inf
+    best = Tightest(None, 0.0, np.inf)
     for level in heap.levels:
         start = Limits(arena.levels[-1], float(level), raw.levels[-1])
         ways = [_descended(candidates, candidates.kept, start, order, 1.0, depths) for order in ((0, 2), (2, 0))]
         limits, value = min(ways, key=lambda way: way[1])
-        if value < least and value < FORBIDDEN_SECONDS * 1e6:
-            best, least = limits, value
-    candidates.tightest[depths] = best, least
-    return best, least
+        if value < min(best.memory_bytes, FORBIDDEN_SECONDS * 1e6):
+            best = min(best, _with_loads(candidates, limits, depths), key=lambda one: one.memory_bytes)
+    candidates.tightest[depths] = best
+    return best
+
+
+def _with_loads(candidates: Candidates, limits: Limits, depths: Depths) -> Tightest:
+    """The least memory within limits when loading weights that stay counts too, before there is anything else."""
+    total = limits.total(depths)
+    fits = candidates.fits(limits)
+    excess = np.unique(np.append(0.0, np.maximum(0.0, candidates.load[fits] - total)))
+    best = Tightest(None, 0.0, np.inf)
+    for spare in excess[:_LOAD_STEPS]:
+        kept = np.where(candidates.within(limits, depths, float(spare)), candidates.kept, np.inf).min(axis=1)
+        needed = total + float(spare) + float(kept @ candidates.counts)
+        if needed < best.memory_bytes:
+            best = Tightest(limits, float(spare), needed)
+    return best
 
 
 def _ways(
@@ -190,7 +218,7 @@ def _ways(
             high = price
         else:
             low = price
-    tightest, _ = _least_limits(candidates, depths)
+    tightest = _tightest(candidates, depths).limits
     if tightest is not None:
         found.setdefault(tightest, np.inf)
     return high, [(bound, limits) for limits, bound in found.items()]
@@ -218,17 +246,20 @@ def _descended(
 
 
 def _packed(
-    candidates: Candidates, seconds: Floats, limits: Limits, memory: float, depths: Depths
+    candidates: Candidates, seconds: Floats, limits: Limits, memory: float, depths: Depths, spare: float = 0.0
 ) -> tuple[float, Selection] | None:
-    """The knapsack within limits, again with the limits that it really reaches: what they leave goes to weights."""
+    """The knapsack within limits, again with the limits that it really reaches: what they leave goes to weights.
+
+    Of the memory, `spare` is left at first, and loads of weights that stay may use it.
+    """
     best: tuple[float, Selection] | None = None
-    spare = 0.0
+    room = memory - limits.total(depths) - spare
     for _ in range(3):
         times = np.where(candidates.within(limits, depths, spare), seconds, np.inf)
-        chosen = _priced(candidates, times, memory - limits.total(depths))
+        chosen = _priced(candidates, times, room)
         if chosen is None:
             break
-        columns = _filled(candidates, times, chosen, memory - limits.total(depths))
+        columns = _filled(candidates, times, chosen, room)
         value = float(seconds[candidates.row_of, columns].sum())
         selection = _selection(candidates, columns)
         loading = candidates.load[candidates.row_of, columns].max(initial=0.0)
@@ -236,7 +267,8 @@ def _packed(
             break
         best = value, selection
         limits = Limits(selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
-        spare = memory - limits.total(depths) - selection.kept_bytes
+        room = memory - limits.total(depths)
+        spare = room - selection.kept_bytes
     return best
 
 

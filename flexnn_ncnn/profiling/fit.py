@@ -23,7 +23,8 @@ def line(few: int, few_cost: float, many: int, many_cost: float) -> Linear:
     if few == many:
         return Linear(0.0, many_cost / many) if many > 1 else Linear(many_cost, 0.0)
     slope = min(max(0.0, (many_cost - few_cost) / (many - few)), many_cost / many)
-    return Linear(many_cost - slope * many, slope)
+    # rounded, a share of the whole times its units may be a little more than the whole
+    return Linear(max(0.0, many_cost - slope * many), slope)
 
 
 def spread(seconds: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ def candidates(found: Layers) -> Candidates:
 
 
 @st.composite
-def layers(draw: st.DrawFn, most: int = 5) -> Layers:
+def layers(draw: st.DrawFn, most: int = 5, most_load_bytes: int = ARENA, may_slice: bool = True) -> Layers:
     """Per layer: stream it whole, stream it in slices, or keep it.
 
     As with real layers, slices need little, and computing with kept weights no less heap than that.
@@ -45,9 +45,9 @@ def layers(draw: st.DrawFn, most: int = 5) -> Layers:
             kept_bytes=draw(st.integers(1, 100)),
             heap_bytes=least,
             scratch_bytes=draw(st.integers(0, 40)),
-            load_bytes=draw(st.integers(0, ARENA)),
+            load_bytes=draw(st.integers(0, most_load_bytes)),
         )
-        found.append([whole, sliced, kept])
+        found.append([whole, sliced, kept] if may_slice else [kept, whole])
     return found
 
 
@@ -140,6 +140,16 @@ def test_the_smallest_memory_works_and_is_no_more_than_streaming_needs(found: La
     assert select(candidates(found), least) is not None
     assert select(candidates(found), least - 1) is None
     assert 0 <= culprit < len(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers(most_load_bytes=400, may_slice=False))
+def test_the_smallest_memory_works_where_loading_what_stays_needs_much(found: Layers) -> None:
+    least, _, _ = smallest(candidates(found))
+    selection = select(candidates(found), least)
+    assert selection is not None
+    chosen = [ways[column] for ways, column in zip(found, selection.chosen, strict=True)]
+    assert selection.kept_bytes + max(one.load_bytes for one in chosen) <= least
 
 
 def test_plenty_of_memory_takes_the_fastest_of_all() -> None:
