@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flexnn_ncnn import children, preparation_worker, trials
+from flexnn_ncnn.planning.planner import stock_forecast
 
 __all__ = ["plans_made_here"]
 
@@ -28,6 +29,8 @@ class _Here:
     def ask(self, do: str, progress: Callable[[str, int, int], None] | None = None, **request: Any) -> dict[str, Any]:
         assert do == "prepare"
         message = json.loads(json.dumps(request))
+        if progress is not None:
+            progress("planning", 0, 1)
         return preparation_worker._prepare(message, progress or (lambda *said: None))
 
     def __enter__(self) -> _Here:
@@ -38,10 +41,20 @@ class _Here:
 
 
 @contextmanager
-def plans_made_here() -> Iterator[None]:
-    """Within the block."""
+def plans_made_here(*, stock_more_bytes: int = 0) -> Iterator[None]:
+    """Within the block.
+
+    Args:
+        stock_more_bytes: what stock ncnn is taken to hold beyond its forecast, so that small networks run by layers.
+    """
+
+    def forecast(*arguments: Any) -> tuple[int, float]:
+        peak_bytes, seconds = stock_forecast(*arguments)
+        return peak_bytes + stock_more_bytes, seconds
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "Worker", _Here)
         patch.setattr(trials, "process_memory", SimpleNamespace(peak_is_exact=lambda: False))
+        patch.setattr(trials, "stock_forecast", forecast)
         patch.setattr(preparation_worker, "FIRST_BASE_BYTES", 300_000)
         yield

@@ -41,10 +41,11 @@ def system() -> System:
 
 
 @pytest.fixture
-def session(planned_folder: Path, system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[flexnn_ncnn.Session]:
+def session(
+    planned_folder: Path, quick_cache: Path, system: System, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[flexnn_ncnn.Session]:
     monkeypatch.setattr(following, "_PLANNING_BYTES", 0)
-    param = planned_folder / "model.param"
-    with flexnn_ncnn.open_session(param, budget="auto", cache_dir=planned_folder / "cache") as opened:
+    with flexnn_ncnn.open_session(planned_folder / "model.param", budget="auto", cache_dir=quick_cache) as opened:
         system.session = opened
         opened._follower = Follower(opened._active, opened._turns, AutoBudget(system.read, lambda: system.now))
         yield opened

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from param_tools.errors import ModelFormatError
 from param_tools.model_io import read_param
 from param_tools.param_binary import format_param_binary
 from tests.integration import tiny_models
+from tests.integration.quick_plans import plans_made_here
 
 Open = Callable[..., flexnn_ncnn.Session]
 
@@ -26,11 +27,19 @@ BUDGET = "2.4MB"  # enough for the small networks, too little for stock ncnn
 
 
 @pytest.fixture
-def open_session(tmp_path: Path) -> Open:
+def planning_session(tmp_path: Path) -> Open:
+    """A session as users have it, whose plans come from child processes and are tried."""
+
     def opened(param: Path, **options: Any) -> flexnn_ncnn.Session:
         return flexnn_ncnn.open_session(param, **{"budget": BUDGET, "cache_dir": tmp_path / "cache", **options})
 
     return opened
+
+
+@pytest.fixture
+def open_session(planning_session: Open) -> Iterator[Open]:
+    with plans_made_here(stock_more_bytes=5_000_000):
+        yield planning_session
 
 
 def stock(param: Path, inputs: dict[str, Any], *outputs: str) -> dict[str, Any]:
@@ -122,10 +131,10 @@ def test_loading_is_measured_once_for_all_shapes(tmp_path: Path, open_session: O
     assert first.layers[0].output_layouts != second.layers[0].output_layouts
 
 
-def test_a_session_can_be_prepared_before_data_come(tmp_path: Path, open_session: Open) -> None:
+def test_a_session_can_be_prepared_before_data_come(tmp_path: Path, planning_session: Open) -> None:
     said: list[str] = []
     param = tiny_models.classifier(tmp_path)
-    with open_session(param, progress=lambda what, done, of: said.append(what)) as session:
+    with planning_session(param, progress=lambda what, done, of: said.append(what)) as session:
         with pytest.raises(PlanError, match="no plan yet"):
             session.plan  # noqa: B018
         plan = session.prepare({"in0": np.zeros((3, 32, 32))})
@@ -209,11 +218,11 @@ def test_a_bad_model_is_found_out_on_opening(tmp_path: Path, open_session: Open)
         open_session(param)
 
 
-def test_a_budget_too_small_says_which_works_and_that_one_does(tmp_path: Path, open_session: Open) -> None:
+def test_a_budget_too_small_says_which_works_and_that_one_does(tmp_path: Path, planning_session: Open) -> None:
     param, inputs = tiny_models.classifier(tmp_path), {"in0": np.zeros((3, 32, 32))}
-    with open_session(param, budget=1000) as session, pytest.raises(BudgetError, match="layer '") as refused:
+    with planning_session(param, budget=1000) as session, pytest.raises(BudgetError, match="layer '") as refused:
         session.run(inputs)
-    with open_session(param, budget=refused.value.smallest_bytes) as session:
+    with planning_session(param, budget=refused.value.smallest_bytes) as session:
         session.run(inputs)
         assert session.plan.predicted_peak_bytes <= refused.value.smallest_bytes
 
@@ -233,7 +242,7 @@ def test_the_package_has_no_other_names() -> None:
 
 
 @pytest.mark.network
-def test_squeezenet_sees_the_cat_within_eight_megabytes(tmp_path: Path, open_session: Open) -> None:
+def test_squeezenet_sees_the_cat_within_eight_megabytes(tmp_path: Path, planning_session: Open) -> None:
     try:
         zoo.build("squeezenet", tmp_path)
     except FlexnnError as error:
@@ -246,7 +255,7 @@ def test_squeezenet_sees_the_cat_within_eight_megabytes(tmp_path: Path, open_ses
     assert names is not None
     param, _ = zoo.model_paths("squeezenet", tmp_path)
     picture = zoo.image_input(known, photo)
-    with open_session(param, budget="8MB") as session:
+    with planning_session(param, budget="8MB") as session:
         scores = session.run({"in0": picture})["out0"]
         assert session.plan.streamed_bytes > 0
     assert names[int(scores.argmax())] == "Egyptian cat"

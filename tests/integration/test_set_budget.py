@@ -40,14 +40,12 @@ Open = Callable[..., flexnn_ncnn.Session]
 
 
 @pytest.fixture
-def open_session(planned_folder: Path) -> Iterator[Open]:
+def open_session(planned_folder: Path, quick_cache: Path) -> Iterator[Open]:
     opened = []
 
     def make(budget: int, **options: Any) -> flexnn_ncnn.Session:
-        cache = planned_folder / "cache"
-        opened.append(
-            flexnn_ncnn.open_session(planned_folder / "model.param", budget=budget, cache_dir=cache, **options)
-        )
+        param = planned_folder / "model.param"
+        opened.append(flexnn_ncnn.open_session(param, budget=budget, cache_dir=quick_cache, **options))
         return opened[-1]
 
     yield make
