@@ -3,8 +3,8 @@ of what it does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -12,31 +12,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import assemble_plan
+from flexnn_ncnn.contestants import CONFIGS, Contestants, needs_budget
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.formats import write_plan
 from flexnn_ncnn.machine_load import LoadMeter, MachineLoad
-from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.planning.ablation import without_memory_plan, without_preloading
-from flexnn_ncnn.planning.on_demand import on_demand
-from flexnn_ncnn.preparation import Progress, Request, open_part, prepare
-from flexnn_ncnn.rounds import Contestant, Entrant, entrants, take_turns
-from flexnn_ncnn.scheduling import Scheduler
-from param_tools.model_io import NcnnModel
+from flexnn_ncnn.preparation import Progress, Request
+from flexnn_ncnn.rounds import Entrant, entrants, take_turns
 
-__all__ = ["CONFIGS", "Benchmark", "Measured", "benchmark", "needs_budget"]
+__all__ = ["Benchmark", "Measured", "benchmark"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-
-CONFIGS: dict[str, str] = {
-    "stock": "stock ncnn",
-    "stock-direct": "stock ncnn without winograd and sgemm",
-    "ondemand": "each layer loaded whole, computed and released, its memory given back",
-    "flexnn": "this package within the budget",
-    "flexnn-no-preload": "the same, nothing read or loaded before it is needed",
-    "flexnn-no-memplan": "the same, memory taken as it comes instead of by plan; keeps no budget",
-}
-"""What can be measured, and how it runs the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +79,6 @@ class Benchmark:
     measured: tuple[Measured, ...]
 
 
-def needs_budget(config: str) -> bool:
-    """Whether a configuration is one of this package's, within a budget."""
-    return config.startswith("flexnn")
-
-
 def benchmark(
     request: Request,
     inputs: Arrays,
@@ -133,7 +112,7 @@ def benchmark(
     _check(configs)
     meter, threads = LoadMeter(), request.options.num_threads
     with TemporaryDirectory(prefix="flexnn-") as folder:
-        made = _Contestants(request, inputs, Path(folder), progress)
+        made = Contestants(request, inputs, Path(folder), progress)
         contestants = [made.of(config) for config in configs]
         groups = [contestants] if together else [[one] for one in contestants]
         found: dict[str, Measured] = {}
@@ -163,65 +142,6 @@ def benchmark(
         machine=meter.load(threads),
         measured=tuple(found[config] for config in configs),
     )
-
-
-class _Contestants:
-    """What each configuration's process is to open; what several need is made once.
-
-    Attributes:
-        notes: by configuration, what came up on the way.
-    """
-
-    def __init__(self, request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
-        self._request, self._inputs, self._folder, self._progress = request, inputs, folder, progress
-        self._files = {"param": str(request.param_path), "bin": str(request.bin_path)}
-        self._prepared: Plan | None = None
-        self.notes: dict[str, str] = {}
-
-    def of(self, config: str) -> Contestant:
-        """The configuration of this name."""
-        if not config.startswith("stock"):
-            return self._planned(config, *self._plan(config))
-        opens = {**self._files, "options": asdict(self._request.options), "outputs": self._outputs()}
-        return Contestant(config, opens | ({"kernel": "direct"} if config == "stock-direct" else {}))
-
-    def _planned(self, config: str, plan: Plan, returns_memory: bool) -> Contestant:
-        path = self._folder / f"{config}.plan.json"
-        write_plan(plan, path)
-        return Contestant(config, {**self._files, "plan": str(path), "return_memory": returns_memory})
-
-    def _plan(self, config: str) -> tuple[Plan, bool]:
-        """A configuration's plan, and whether what it frees goes back to the system."""
-        if config == "ondemand":
-            return self._on_demand(), True
-        plan = self._within_budget()
-        if config == "flexnn":
-            return plan, False
-        taken_away: Callable[[Plan], Plan] = (
-            without_preloading if config == "flexnn-no-preload" else without_memory_plan
-        )
-        changed = taken_away(plan)
-        if changed == plan:
-            what = "stock ncnn throughout" if plan.vehicle == "net" else "nothing ahead of need"
-            self.notes[config] = f"the same as flexnn: its plan does {what}"
-        return changed, False
-
-    def _within_budget(self) -> Plan:
-        if self._prepared is None:
-            self._prepared, _ = prepare(self._request, self._inputs, self._progress)
-        return self._prepared
-
-    def _on_demand(self) -> Plan:
-        scheduler = Scheduler.of_model(self._request, self._inputs, self._progress)
-        with self._opened() as opened:
-            return without_memory_plan(assemble_plan(opened, on_demand(scheduler.work, scheduler.base_bytes)))
-
-    def _outputs(self) -> Sequence[str]:
-        with self._opened() as opened:
-            return opened.model.output_blobs
-
-    def _opened(self) -> NcnnModel:
-        return open_part(self._request, self._inputs, self._request.outputs or None)
 
 
 def _measured(entrant: Entrant, note: str) -> Measured:

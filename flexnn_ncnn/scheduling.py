@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -103,6 +103,10 @@ class Scheduler:
             ProfileError, FormatVersionError: it is none, or damaged.
         """
         return cls.of_profile(read_profile(path))
+
+    def narrowed(self, profile: ModelProfile) -> Scheduler:
+        """The same for a profile that knows of less, to see what that is worth."""
+        return replace(self, work=workload(profile, self.work.capabilities, self.work.storage))
 
     @property
     def profile(self) -> ModelProfile:

@@ -22,8 +22,9 @@ from flexnn_ncnn.cli.requests import make_request
 
 __all__ = ["bench"]
 
-# as `flexnn_ncnn.benchmark.CONFIGS`, which is not to be imported for a list of commands
-_CONFIGS = ("stock", "stock-direct", "ondemand", "flexnn", "flexnn-no-preload", "flexnn-no-memplan")
+# as `flexnn_ncnn.contestants.CONFIGS`, which is not to be imported for a list of commands
+_ABLATED = ("no-preload", "no-memplan", "neither", "no-kernel-choice", "no-slicing")
+_CONFIGS = ("stock", "stock-no-winograd", "stock-direct", "ondemand", "flexnn", *(f"flexnn-{one}" for one in _ABLATED))
 
 
 @click.command()
@@ -102,12 +103,16 @@ def bench(
     meets them all alike. Peak memory is what the process grew by at most since it was idle, loading included.
 
     \b
-      stock              stock ncnn
-      stock-direct       stock ncnn without winograd and sgemm: less memory, slower
-      ondemand           layer streaming without a plan: each layer loaded whole, computed and released
-      flexnn             this package within --budget
-      flexnn-no-preload  the same, nothing read or loaded before it is needed
-      flexnn-no-memplan  the same, memory taken as it comes instead of by plan; keeps no budget
+      stock                    stock ncnn
+      stock-no-winograd        stock ncnn without winograd: less memory where it has 3x3 convolutions, slower
+      stock-direct             stock ncnn without winograd and sgemm: slower still
+      ondemand                 layer streaming without a plan: each layer loaded whole, computed and released
+      flexnn                   this package within --budget
+      flexnn-no-preload        the same, nothing read or loaded before it is needed
+      flexnn-no-memplan        the same, memory taken as it comes instead of by plan; keeps no budget
+      flexnn-neither           the same without either of these
+      flexnn-no-kernel-choice  planned within --budget with ncnn's own kernels alone
+      flexnn-no-slicing        planned within --budget with every layer loaded and computed whole
 
     \b
     Examples:

@@ -1,4 +1,7 @@
-"""Plans with one thing taken away, to see what it is worth: pure, and never for real work."""
+"""Plans with one thing taken away, and profiles that hide one from the planner, to see what it is worth.
+
+Pure, and never for real work.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,31 @@ from dataclasses import replace
 
 from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.plan import Placement, Plan
+from flexnn_ncnn.profile import ModelProfile
 
-__all__ = ["first_fit", "without_memory_plan", "without_preloading"]
+__all__ = ["first_fit", "without_kernel_choice", "without_memory_plan", "without_preloading", "without_slicing"]
 
 _ALIGNMENT_BYTES = 64
+
+
+def without_kernel_choice(profile: ModelProfile) -> ModelProfile:
+    """The profile with ncnn's own kernel of each layer alone."""
+    return replace(profile, layers=tuple(replace(layer, kernels=layer.kernels[:1]) for layer in profile.layers))
+
+
+def without_slicing(profile: ModelProfile) -> ModelProfile:
+    """The profile of layers that cannot be cut: neither their weights into slices nor their blobs into slabs of rows,
+    so that there are no chains either."""
+    layers = (
+        replace(
+            layer,
+            blob_axis="",
+            window=None,
+            kernels=tuple(replace(cost, slabs=None) for cost in layer.kernels),
+        )
+        for layer in profile.layers
+    )
+    return replace(profile, layers=tuple(layers))
 
 
 def without_preloading(plan: Plan) -> Plan:

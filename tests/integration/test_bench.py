@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn.assemble import assemble_plan
-from flexnn_ncnn.benchmark import CONFIGS, benchmark
+from flexnn_ncnn.benchmark import benchmark
 from flexnn_ncnn.cli.bench import bench
+from flexnn_ncnn.contestants import CONFIGS
 from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.planning.ablation import without_memory_plan, without_preloading
+from flexnn_ncnn.planning.ablation import (
+    without_kernel_choice,
+    without_memory_plan,
+    without_preloading,
+    without_slicing,
+)
 from flexnn_ncnn.planning.on_demand import on_demand
+from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.preparation import Request
 from flexnn_ncnn.runtime import heap
@@ -67,6 +74,17 @@ def test_plans_with_a_thing_taken_away_answer_as_before(extra_bytes: int, model:
         assert_close(model.run(changed), model.run(plan), 0)
 
 
+def test_planned_from_a_profile_that_hides_something_it_answers_as_stock(model: Prepared) -> None:
+    for narrow in (without_kernel_choice, without_slicing):
+        work = workload(narrow(model.profile))
+        for budget_bytes in (smallest_budget(work, 0)[0], 100_000_000):
+            plan = assemble_plan(model.opened, schedule(work, budget_bytes, 0))
+            validate_plan(plan)
+            assert_close(model.run(plan), model.stock(), 1e-5)
+            if narrow is without_slicing:
+                assert all(len(step.parts) <= 1 for step in plan.steps)
+
+
 def request(folder: Path, budget_bytes: int = 5_000_000) -> Request:
     param = tiny_models.fully_connected(folder)
     return Request(param, param.with_suffix(".bin"), budget_bytes, RunOptions())
@@ -101,6 +119,14 @@ def test_all_configurations_are_measured(together: bool, tmp_path: Path, monkeyp
         assert rows["ondemand"].weights_streamed_bytes > 8_800_000
         assert rows["ondemand"].weights_resident_bytes == 0
         assert rows["flexnn-no-memplan"].weights_streamed_bytes == rows["flexnn"].weights_streamed_bytes > 0
+
+
+def test_what_cannot_keep_the_budget_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXNN_CACHE_DIR", str(tmp_path / "cache"))
+    found = benchmark(request(tmp_path), INPUTS, ("flexnn", "flexnn-no-slicing"), loops=1, warmup=0)
+    sliced, whole = found.measured
+    assert sliced.note == ""
+    assert whole.note.startswith("cannot keep the budget; within ")
 
 
 def test_where_taking_away_changes_nothing_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

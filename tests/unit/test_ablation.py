@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.plan import Placement
-from flexnn_ncnn.planning.ablation import first_fit, without_memory_plan, without_preloading
+from flexnn_ncnn.planning.ablation import (
+    first_fit,
+    without_kernel_choice,
+    without_memory_plan,
+    without_preloading,
+    without_slicing,
+)
 from flexnn_ncnn.planning.on_demand import on_demand
-from flexnn_ncnn.planning.planner import workload
+from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
 from tests.unit import plans
 from tests.unit.small_profiles import BASE_BYTES, small_profile
@@ -87,3 +93,21 @@ def test_on_demand_every_layer_is_whole_as_stock_has_it_and_none_stays() -> None
     assert found.kept_bytes == 0
     largest = max(layer.kernels[0].load_peak_bytes.at(layer.units) for layer in layers)
     assert found.predicted_peak_bytes >= BASE_BYTES + work.blob_bytes + largest
+
+
+def test_without_kernel_choice_every_layer_has_ncnns_own() -> None:
+    found = without_kernel_choice(small_profile())
+    assert {len(layer.kernels) for layer in found.layers} == {1}
+    whole, narrowed = workload(small_profile()), workload(found)
+    least, least_narrowed = (smallest_budget(work, BASE_BYTES)[0] for work in (whole, narrowed))
+    assert least < least_narrowed
+    assert schedule(narrowed, least_narrowed, BASE_BYTES).predicted_seconds > 0
+
+
+def test_without_slicing_no_layer_has_parts() -> None:
+    profile = small_profile()
+    sliced = replace(profile, layers=tuple(replace(one, units=64, blob_axis="c") for one in profile.layers))
+    for choices in workload(without_slicing(sliced)).choices:
+        assert {(one.part_units, one.slab_rows) for one in choices} == {(64, 0)}
+    assert any(one.part_units < 64 for choices in workload(sliced).choices for one in choices)
+    assert workload(without_slicing(sliced)).chained == ()
