@@ -58,7 +58,7 @@ class MemoryShares:
     """What the predicted peak is made of, in bytes.
 
     Attributes:
-        base_bytes: code pages and Python objects, which no schedule changes.
+        base_bytes: code pages, Python objects, and those of slices and slabs.
         resident_bytes: weights kept between inferences.
         arena_bytes: blobs, and what layers allocate while they compute.
         heap_bytes: streamed weights transformed, of the layer that needs most.
@@ -191,7 +191,7 @@ def memory_shares(decided: Schedule, base_bytes: int) -> MemoryShares:
         base_bytes: what it was made with.
     """
     return MemoryShares(
-        base_bytes=base_bytes,
+        base_bytes=base_bytes + decided.objects_bytes,
         resident_bytes=decided.kept_bytes,
         arena_bytes=decided.arena_bytes,
         heap_bytes=decided.heap_bytes,

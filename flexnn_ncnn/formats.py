@@ -168,7 +168,7 @@ def decode_record(
 ) -> Record:
     """A dataclass from the fields of a document; errors as `read_record`."""
     try:
-        return typing.cast(Record, _decode(cls, document, kind))
+        return typing.cast(Record, _decode(cls, document, kind, {}))
     except (TypeError, ValueError, OverflowError) as problem:
         raise error(f"{os.fspath(path)}: {problem}", hint="make it again") from problem
 
@@ -178,17 +178,24 @@ def _hints(cls: type) -> Mapping[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _decode(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint` says; ValueError names the field that is not."""
+def _decode(hint: Any, value: Any, where: str, known: dict[str, Any]) -> Any:
+    """`value` as the type `hint` says; ValueError names the field that is not.
+
+    Args:
+        hint: a type.
+        value: as JSON gives it.
+        where: the field.
+        known: tuples without records by their text: the parameters of all slices of a layer are one object.
+    """
     if dataclasses.is_dataclass(hint):
-        return _decode_record(typing.cast(type, hint), value, where)
+        return _decode_record(typing.cast(type, hint), value, where, known)
     origin = typing.get_origin(hint)
     if origin is tuple:
-        return _decode_tuple(typing.get_args(hint), value, where)
+        return _decode_tuple(typing.get_args(hint), value, where, known)
     if origin in (typing.Union, types.UnionType):
         for option in typing.get_args(hint):
             try:
-                return _decode(option, value, where)
+                return _decode(option, value, where, known)
             except ValueError:
                 continue
         raise ValueError(f"{where} is {value!r}")
@@ -199,19 +206,28 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}, not {getattr(hint, '__name__', hint)}")
 
 
-def _decode_record(cls: type, value: Any, where: str) -> Any:
+def _decode_record(cls: type, value: Any, where: str, known: dict[str, Any]) -> Any:
     hints = _hints(cls)
     if not isinstance(value, dict) or value.keys() != hints.keys():
         odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else value
         raise ValueError(f"{where} does not have the fields of a {cls.__name__}: {odd!r}")
-    return cls(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    return cls(**{name: _decode(hint, value[name], f"{where}.{name}", known) for name, hint in hints.items()})
 
 
-def _decode_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+def _decode_tuple(args: tuple[Any, ...], value: Any, where: str, known: dict[str, Any]) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise ValueError(f"{where} is {value!r}, not a list")
+    is_plain = not any(isinstance(item, dict) for item in value)
+    text = f"{args}{value}" if is_plain else ""
+    if text in known:
+        return typing.cast(tuple[Any, ...], known[text])
     if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if len(args) != len(value):
+        found = tuple(_decode(args[0], item, f"{where}[{i}]", known) for i, item in enumerate(value))
+    elif len(args) != len(value):
         raise ValueError(f"{where} has {len(value)} items, not {len(args)}")
-    return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
+    else:
+        pairs = enumerate(zip(args, value, strict=True))
+        found = tuple(_decode(arg, item, f"{where}[{i}]", known) for i, (arg, item) in pairs)
+    if is_plain:
+        known[text] = found
+    return found

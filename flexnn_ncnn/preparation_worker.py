@@ -69,6 +69,8 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         finally:
             if trials.base_bytes:
                 cache.write_base(trials.base_bytes)
+            if part is profile and trials.profile != profile:
+                write_profile(trials.profile, cache.profile_path)
     write_plan(plan, cache.plan_path(request.budget_bytes, page_cache))
     return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +15,9 @@ from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.formats import write_plan
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, stock_forecast
+from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, stock_forecast, workload
+from flexnn_ncnn.planning.refined import refined
+from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import process_memory
 from flexnn_ncnn.transformed import TransformedFile
 from param_tools.model_io import NcnnModel
@@ -33,6 +35,19 @@ _TRIAL_RUNS = 3
 # A trial in a process with an environment larger by each of these: malloc puts blocks elsewhere then, and a heap whose
 # free blocks lie badly grows by a megabyte more.
 _PADDINGS_BYTES = (0, 2_000, 6_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What a plan showed.
+
+    Attributes:
+        peak_bytes: growth of the resident set over the idle process.
+        missing_bytes: by number of a step how much too small its scratch is.
+    """
+
+    peak_bytes: int
+    missing_bytes: Mapping[int, int]
 
 
 class Trials:
@@ -61,6 +76,11 @@ class Trials:
         self._transformed = TransformedFile(folder)
         self.base_bytes = 0
 
+    @property
+    def profile(self) -> ModelProfile:
+        """What plans are made for: what was measured, and what trials found to be otherwise."""
+        return self._work.profile
+
     def plan(self, budget_bytes: int, base_bytes: int) -> Plan:
         """A plan whose measured peak is within the budget; where the system tells no peaks, one with room for doubt.
 
@@ -85,8 +105,12 @@ class Trials:
                     break
                 decided = self._smallest(budget_bytes, base_bytes)
             plan = self._transformed.supply(assemble_plan(self._model, decided), self._model.bin_path)
-            peak_bytes = self._try(plan)
+            tried = self._try(plan)
+            peak_bytes = tried.peak_bytes
+            if tried.missing_bytes:
+                self._refine(decided, tried.missing_bytes)
             base_bytes += peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
+            base_bytes -= max(tried.missing_bytes.values(), default=0)
             self.base_bytes = base_bytes
             needs_least = decided.budget_bytes > budget_bytes
             if peak_bytes + _NOISE_BYTES <= budget_bytes:
@@ -95,7 +119,7 @@ class Trials:
                     best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=peak_bytes)
                 if not better or not _has_room(decided, budget_bytes - peak_bytes):
                     break
-            elif needs_least:  # and no other plan needs less
+            elif needs_least and not tried.missing_bytes:  # and no other plan needs less
                 smallest_bytes = peak_bytes + 2 * _NOISE_BYTES
                 break
         self._report(_TRIALS)
@@ -130,7 +154,7 @@ class Trials:
         if forecast_bytes > budget_bytes:
             return None
         plan = stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
-        peak_bytes = self._try(plan)
+        peak_bytes = self._try(plan).peak_bytes
         return replace(plan, predicted_peak_bytes=peak_bytes) if peak_bytes + _NOISE_BYTES <= budget_bytes else None
 
     def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
@@ -138,9 +162,14 @@ class Trials:
         least, _ = smallest_budget(self._work, base_bytes)
         return schedule(self._work, max(least, budget_bytes + 1), base_bytes)
 
-    def _try(self, plan: Plan) -> int:
-        """Peak growth of the resident set over the idle process, in bytes."""
-        peaks = []
+    def _refine(self, decided: Schedule, missing_bytes: Mapping[int, int]) -> None:
+        work = self._work
+        profile = refined(work.profile, decided, missing_bytes)
+        self._work = workload(profile, work.capabilities, work.storage)
+
+    def _try(self, plan: Plan) -> _Trial:
+        """Run a plan in processes of its own."""
+        peaks, missing = [], dict[int, int]()
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"
             write_plan(plan, path)
@@ -149,8 +178,11 @@ class Trials:
                 threads = plan.options.num_threads
                 with Worker(task="trying the plan", threads=threads, padding_bytes=padding) as worker:
                     worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights)
-                    peaks += [int(worker.ask("run")["peak_bytes"]) for _ in range(_TRIAL_RUNS)]
-        return max(peaks)
+                    for _ in range(_TRIAL_RUNS):
+                        run = worker.ask("run")
+                        peaks.append(int(run["peak_bytes"]))
+                        missing.update(run["overflows"])
+        return _Trial(max(peaks), missing)
 
 
 def _has_room(decided: Schedule, left_bytes: int) -> bool:

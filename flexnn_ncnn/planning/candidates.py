@@ -26,6 +26,16 @@ __all__ = [
 
 FORBIDDEN_SECONDS = 1e9
 _MOST_LEVELS = 64
+_COLUMNS = (
+    "seconds",
+    "load_seconds",
+    "kept_bytes",
+    "objects_bytes",
+    "heap_bytes",
+    "raw_bytes",
+    "load_bytes",
+    "read_bytes",
+)
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -128,10 +138,7 @@ class Candidates:
         self.counts = np.bincount(self.row_of, minlength=len(groups)).astype(np.float64)
         width = max((len(row.choices) for row in groups), default=1)
         self.exists = np.zeros((len(groups), width), dtype=bool)
-        columns = {
-            name: np.zeros(self.exists.shape)
-            for name in ("seconds", "load_seconds", "kept_bytes", "heap_bytes", "raw_bytes", "load_bytes", "read_bytes")
-        }
+        columns = {name: np.zeros(self.exists.shape) for name in _COLUMNS}
         self.arena = np.zeros(self.exists.shape)
         for number, row in enumerate(groups):
             used = slice(0, len(row.choices))
@@ -139,7 +146,8 @@ class Candidates:
             self.arena[number, used] = [max(arena_bytes, row.arena_bytes(choice)) for choice in row.choices]
             for name, values in columns.items():
                 values[number, used] = [getattr(choice, name) for choice in row.choices]
-        self.seconds, self.load_seconds, self.kept = (columns[n] for n in ("seconds", "load_seconds", "kept_bytes"))
+        self.seconds, self.load_seconds = columns["seconds"], columns["load_seconds"]
+        self.kept = columns["kept_bytes"] + columns["objects_bytes"]
         self.heap, self.raw, self.load = (columns[n] for n in ("heap_bytes", "raw_bytes", "load_bytes"))
         self.read = columns["read_bytes"]
         self.rows = np.arange(len(self.exists))

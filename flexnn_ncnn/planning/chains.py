@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flexnn_ncnn.layout import align_up
-from flexnn_ncnn.planning.choices import SLAB_SECONDS, Choice, run_peak, undominated
+from flexnn_ncnn.planning.choices import SLAB_SECONDS, Choice, objects_bytes, run_peak, undominated
 from flexnn_ncnn.planning.problem import ALIGNMENT_BYTES, blob_problem, live_bytes
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 
@@ -147,6 +147,7 @@ def _chain_choices(members: Sequence[LayerProfile], slab_rows: int, read_seconds
         raw_bytes=0,
         scratch_bytes=align_up(int(workspace) + _BLOCKS_BYTES, ALIGNMENT_BYTES),
         load_bytes=int(max(0.0, loading) + raw),
+        objects_bytes=objects_bytes(len(members), slabs),
     )
     yield whole
     if raw:

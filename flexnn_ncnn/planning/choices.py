@@ -11,11 +11,13 @@ from flexnn_ncnn.layout import WIDEST_ELEMPACK, align_up, part_view
 from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
 
 __all__ = [
+    "CALL_BYTES",
     "SLAB_SECONDS",
     "TRANSFORMED_TYPES",
     "Choice",
     "choices",
     "cut_evenly",
+    "objects_bytes",
     "part_size",
     "run_peak",
     "undominated",
@@ -33,6 +35,8 @@ _TRANSFORMED_FROM_BYTES = 256 * 1024
 _IMAGE_BYTES, _IMAGE_HEAP_BYTES, _IMAGE_SECONDS = 8 * 1024, 64 * 1024, 15e-6
 # and its share of one slab
 SLAB_SECONDS = 15e-6
+# what the runtime keeps of each slice and slab beyond a layer's first: its place in the plan, and views of blobs
+CALL_BYTES = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Choice:
         load_bytes: what loading needs on top of `kept_bytes` before the first inference.
         read_bytes: what is read from files in each inference.
         transformed: what is read is what the kernel makes of the weights, so that nothing is left to be made.
+        objects_bytes: what slices and slabs take to be called one by one.
     """
 
     kernel: str
@@ -68,6 +73,12 @@ class Choice:
     load_bytes: int
     read_bytes: int = 0
     transformed: bool = False
+    objects_bytes: int = 0
+
+
+def objects_bytes(parts: int, slabs: int) -> int:
+    """What the runtime keeps to call so many slices, each in so many slabs (0 or 1 is at once)."""
+    return (parts * max(1, slabs) - 1) * CALL_BYTES
 
 
 def choices(
@@ -141,6 +152,10 @@ def _slab_sizes(slabs: SlabCost | None) -> list[int]:
     return [0, *(rows for rows in slabs.run_peak_bytes.sizes if rows < slabs.rows)]
 
 
+def _slab_count(cost: KernelCost, slab_rows: int) -> int:
+    return -(-cost.slabs.rows // slab_rows) if slab_rows and cost.slabs is not None else 1
+
+
 def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice:
     return Choice(
         kernel=cost.kernel,
@@ -154,6 +169,7 @@ def _weightless(layer: LayerProfile, cost: KernelCost, slab_rows: int) -> Choice
         raw_bytes=0,
         scratch_bytes=_scratch_bytes(layer, cost, layer.units, slab_rows),
         load_bytes=0,
+        objects_bytes=objects_bytes(1, _slab_count(cost, slab_rows)),
     )
 
 
@@ -180,7 +196,7 @@ def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, sla
     seconds = parts * (cost.compute_seconds.fixed + _PART_SECONDS) + layer.units * cost.compute_seconds.per_unit
     seconds += layer.convert_seconds
     if slab_rows and cost.slabs is not None:
-        count = -(-cost.slabs.rows // slab_rows)
+        count = _slab_count(cost, slab_rows)
         seconds += count * (cost.slabs.seconds_per_slab.at(slab_rows) + parts * SLAB_SECONDS)
     return seconds
 
@@ -208,6 +224,7 @@ def _streamed(
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=0,
         read_bytes=layer.raw_bytes,
+        objects_bytes=objects_bytes(parts, _slab_count(cost, slab_rows)),
     )
 
 
@@ -230,6 +247,7 @@ def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows:
         raw_bytes=0,
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=int(max(0, transient) + raw),
+        objects_bytes=objects_bytes(parts, _slab_count(cost, slab_rows)),
     )
 
 
@@ -263,7 +281,7 @@ def undominated(found: Sequence[Choice], reads_count: bool = False) -> tuple[Cho
     """
     facts = np.array(
         [
-            (c.seconds, c.kept_bytes, c.heap_bytes, c.raw_bytes, c.scratch_bytes, c.load_bytes)
+            (c.seconds, c.kept_bytes + c.objects_bytes, c.heap_bytes, c.raw_bytes, c.scratch_bytes, c.load_bytes)
             + ((c.read_bytes,) if reads_count else ())
             for c in found
         ]

@@ -116,6 +116,11 @@ class Schedule:
     heap_bytes: int
     raw_bytes: int
 
+    @property
+    def objects_bytes(self) -> int:
+        """What is kept to call slices and slabs one by one."""
+        return sum(choice.objects_bytes for choice in self.chosen if choice is not None)
+
 
 def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage: Storage = CACHED) -> Workload:
     """The part of planning that no budget changes.
@@ -355,7 +360,8 @@ def schedule_of(
     ]
     loads = [turn.load for turn in turns if turn.load is not None]
     ahead = distances(loads, heap_bytes, raw_bytes) if work.capabilities.releases_gil else ()
-    held_bytes = arena_bytes + kept_bytes + heap_bytes + raw_bytes + work.fixed_bytes
+    objects_bytes = sum(choice.objects_bytes for choice in made)
+    held_bytes = arena_bytes + kept_bytes + objects_bytes + heap_bytes + raw_bytes + work.fixed_bytes
     decided = Schedule(
         workload=work,
         budget_bytes=budget_bytes,

@@ -155,8 +155,12 @@ def smallest(candidates: Candidates, depths: Depths = ONCE) -> tuple[int, int, b
         return 0, -1, False
     loads = limits.heap_bytes + limits.raw_bytes
     weights_first = loads > limits.arena_bytes
+    within = candidates.within(limits, depths, tightest.spare_bytes)
+    kept = np.where(within, candidates.kept, np.inf).min(axis=1)
+    if kept.max() > max(loads, limits.arena_bytes):  # no smaller way to run it: its weights stay
+        return int(np.ceil(tightest.memory_bytes)), int(kept[candidates.row_of].argmax()), True
     needs = candidates.heap + candidates.raw if weights_first else candidates.arena
-    needed = np.where(candidates.within(limits, depths, tightest.spare_bytes), needs, np.inf).min(axis=1)
+    needed = np.where(within, needs, np.inf).min(axis=1)
     return int(np.ceil(tightest.memory_bytes)), int(needed[candidates.row_of].argmax()), weights_first
 
 

@@ -47,6 +47,9 @@ class Executor:
         threaded: whether streamed layers are loaded by a thread of their own; by default where ncnn lets it run.
         room_bytes: how much page cache there may be for streamed weights; None for no limit.
 
+    Attributes:
+        overflows: number of a step -> how many bytes its scratch is too small, where it is.
+
     Raises:
         ModelFormatError: the file cannot be read, or is not the plan's.
         NcnnError: ncnn refuses a layer.
@@ -63,6 +66,7 @@ class Executor:
     ) -> None:
         self.plan = plan
         self.trace = Trace()
+        self.overflows: dict[int, int] = {}
         self._kept = kept or ResidentLayers()
         self._kept.keep_only(resident_keys(plan))
         self._source = WeightSource(bin_path, plan.transformed_path, plan.page_cache)
@@ -74,6 +78,7 @@ class Executor:
         self._options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
         # one more to load transformed weights with, which a load changes
         self._transformed_options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
+        self._params: dict[object, native.ParamDict] = {}
         self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in kernels}
         elsewhere = {blob for step in plan.steps if not self._calls_back(step.type) for blob in step.outputs}
         self._blobs = {
@@ -85,7 +90,7 @@ class Executor:
             threaded = native.capabilities().releases_gil
         self._streaming = Streaming(plan, self._source, self.trace, threaded)
         with heap.return_freed_memory():
-            self._actions = [self._compile(step) for step in plan.steps]
+            self._actions = [self._compile(number, step) for number, step in enumerate(plan.steps)]
         heap.keep_freed_memory()
         self._reserve = heap.Reserve(plan.heap_bytes)
         self._streaming.start(room_bytes)
@@ -164,14 +169,17 @@ class Executor:
     def _calls_back(self, layer_type: str) -> bool:
         return native.may_call_back(layer_type, self.plan.options.num_threads)
 
-    def _compile(self, step: Step) -> Action:
+    def _compile(self, number: int, step: Step) -> Action:
         """The step as a function of the blobs that exist."""
-        action, use = self._action(step), self._scratch.use
+        action, scratch, overflows = self._action(step), self._scratch, self.overflows
         offset_bytes, size_bytes = step.scratch_offset_bytes, step.scratch_bytes
 
         def compiled(mats: Mats) -> None:
-            use(offset_bytes, size_bytes)
+            scratch.use(offset_bytes, size_bytes)
             action(mats)
+            if scratch.missing_bytes:
+                overflows[number] = max(scratch.missing_bytes, overflows.get(number, 0))
+                scratch.missing_bytes = 0
 
         return compiled
 
@@ -285,7 +293,9 @@ class Executor:
 
     def _maker(self, owner: Step | Stage, part: Part) -> Callable[[list[npt.NDArray[Any]]], native.LoadedLayer]:
         """A function that makes the layer from its weights."""
-        params = native.make_params(part.params)
+        params = self._params.get(part.params)
+        if params is None:  # 4 KB each, and most slices have those of their neighbours
+            params = self._params[part.params] = native.make_params(part.params)
         option, run_option = self._options[owner.kernel], self._run_option(owner)
 
         if part.transformed_count:

@@ -46,6 +46,11 @@ class StockVehicle:
         self.trace.seconds = time.perf_counter() - begin
         return results
 
+    @property
+    def overflows(self) -> dict[int, int]:
+        """As of `Executor`: there is no scratch that could be too small."""
+        return {}
+
     def hand_over(self) -> ResidentLayers:
         """Free the network; nothing of it can be used layer by layer."""
         self.close()

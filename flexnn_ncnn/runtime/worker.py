@@ -33,7 +33,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._run: _Run | None = None
-        self._counters: Callable[[], dict[str, int]] = dict
+        self._counters: Callable[[], dict[str, Any]] = dict
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._outputs: dict[str, npt.NDArray[Any]] = {}
         self._meter: GrowthMeter | None = None
@@ -54,6 +54,7 @@ class _Worker:
             self._counters = lambda: {
                 "streamed_bytes": vehicle.trace.streamed_bytes,
                 "resident_bytes": resident,
+                "overflows": list(vehicle.overflows.items()),
             }
         else:
             options, kernel = RunOptions(**request["options"]), request.get("kernel", "default")

@@ -25,7 +25,7 @@ from flexnn_ncnn.interop.records import (
 )
 from flexnn_ncnn.planning.planner import schedule, workload
 from tests.unit import profiles
-from tests.unit.small_profiles import BASE_BYTES, small_profile
+from tests.unit.small_profiles import BASE_BYTES, small_profile, small_workload
 
 PROFILE = FlexnnProfile(
     (MemoryObject("weight", 1, 2, 1064), MemoryObject("blob", 1, 3, 564), MemoryObject("workspace", 2, 3, 164)),
@@ -291,7 +291,7 @@ def test_flexnns_profile_can_be_planned_for_by_ours(tmp_path: Path) -> None:
 
 
 def test_our_plan_as_flexnns_holds_nothing_twice(tmp_path: Path) -> None:
-    work = workload(small_profile())
+    work = small_workload()
     for budget_bytes in (20_000, 1_000_000):
         decided = schedule(work, budget_bytes, BASE_BYTES)
         plan = to_flexnn_plan(decided)

@@ -57,10 +57,10 @@ def test_what_was_needed_is_enough_and_less_is_not() -> None:
     needed = allocator.peak_bytes
     allocator.use(0, needed)
     np.testing.assert_array_equal(computed(layer, bottom, allocator), expected)
-    assert (allocator.peak_bytes, allocator.overflow_bytes) == (needed, 0)
+    assert (allocator.peak_bytes, allocator.overflow_bytes, allocator.missing_bytes) == (needed, 0, 0)
     allocator.use(0, needed - 64)
     np.testing.assert_array_equal(computed(layer, bottom, allocator), expected)
-    assert allocator.overflow_bytes > 0
+    assert allocator.overflow_bytes > 64 == allocator.missing_bytes
     assert allocator.peak_bytes < needed
 
 

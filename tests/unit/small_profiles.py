@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.planning import choices
+from flexnn_ncnn.planning.planner import Workload, workload
 from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
-__all__ = ["BASE_BYTES", "small_profile"]
+__all__ = ["BASE_BYTES", "small_profile", "small_workload"]
 
 BASE_BYTES = 1_000
 
@@ -77,3 +81,10 @@ def small_profile() -> ModelProfile:
         storage=None,
         base_bytes=0,
     )
+
+
+def small_workload() -> Workload:
+    """Its workload, slices called for nothing: what a few take is more than all its weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "CALL_BYTES", 0)
+        return workload(small_profile())

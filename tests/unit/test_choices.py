@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.planning.choices import Choice, choices, cut_evenly, part_size, run_peak, undominated
+from flexnn_ncnn.planning.choices import CALL_BYTES, Choice, choices, cut_evenly, part_size, run_peak, undominated
 from flexnn_ncnn.profile import LayerProfile, Linear, Points, SlabCost
 from tests.unit.profiles import choice, cost, layer
 
@@ -118,3 +118,13 @@ def test_only_what_is_worse_in_everything_is_dropped(facts: list[tuple[int, int,
             for its in ((other.seconds, other.kept_bytes, other.heap_bytes) for other in made)
         )
         assert (one in kept) is not beaten
+
+
+def test_slices_and_slabs_take_what_they_need_to_be_called() -> None:
+    by_slabs = cost(run_peak_bytes=1700, slabs=SLABS, compute_seconds=0.01)
+    ways = choices(weighted(kernels=(by_slabs,)), 1e-6)
+    calls = {-(-64 // one.part_units) * (-(-32 // one.slab_rows) if one.slab_rows else 1) for one in ways}
+    assert len(calls) > 2
+    for one in ways:
+        count = -(-64 // one.part_units) * (-(-32 // one.slab_rows) if one.slab_rows else 1)
+        assert one.objects_bytes == (count - 1) * CALL_BYTES

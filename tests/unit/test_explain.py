@@ -6,10 +6,10 @@ import pytest
 
 from flexnn_ncnn.explain import Explanation, explain, sentences
 from flexnn_ncnn.forecast import smallest
-from flexnn_ncnn.planning.planner import schedule, workload
-from tests.unit.small_profiles import BASE_BYTES, small_profile
+from flexnn_ncnn.planning.planner import schedule
+from tests.unit.small_profiles import BASE_BYTES, small_workload
 
-WORK = workload(small_profile())
+WORK = small_workload()
 LEAST = smallest(WORK, BASE_BYTES).budget_bytes
 
 

@@ -13,11 +13,11 @@ from flexnn_ncnn.forecast import (
     time_shares,
 )
 from flexnn_ncnn.memory_map import memory_map
-from flexnn_ncnn.planning.planner import schedule, workload
+from flexnn_ncnn.planning.planner import schedule
 from flexnn_ncnn.profile_summary import summarise_profile
-from tests.unit.small_profiles import BASE_BYTES, small_profile
+from tests.unit.small_profiles import BASE_BYTES, small_profile, small_workload
 
-WORK = workload(small_profile())
+WORK = small_workload()
 LEAST = smallest(WORK, BASE_BYTES).budget_bytes
 
 

@@ -44,6 +44,7 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
     Attributes:
         peak_bytes: most of the region that was in use since `use`: the highest end of any block.
         overflow_bytes: most bytes at once that ever did not fit.
+        missing_bytes: how much larger the region would have had to be at most since this was set to 0.
         events: if a list, every allocation since is appended as +size, every release as -size, as ncnn asked for them.
     """
 
@@ -57,7 +58,7 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
         self._others: dict[int, npt.NDArray[np.uint8]] = {}
         self._sizes: dict[int, int] = {}
         self._highest = self._address
-        self.overflow_bytes = 0
+        self.overflow_bytes = self.missing_bytes = 0
         self.events: list[int] | None = None
 
     @property
@@ -102,7 +103,7 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
             place += 1
         top = at + step
         if top > self._end:
-            at = self._elsewhere(step)
+            at = self._elsewhere(step, top - self._end)
             if not at:
                 return None  # ncnn's forward then fails with -100
         else:
@@ -125,8 +126,10 @@ class ScratchAllocator(ncnn.PoolAllocator):  # type: ignore[misc]
                 return
         self._others.pop(at, None)
 
-    def _elsewhere(self, size_bytes: int) -> int:
+    def _elsewhere(self, size_bytes: int, beyond_bytes: int) -> int:
         """Address of memory outside the region, 0 if there is none: no C++ code would catch an exception."""
+        missing_bytes = beyond_bytes + sum(other.nbytes for other in self._others.values())
+        self.missing_bytes = max(self.missing_bytes, missing_bytes)
         try:
             block = np.empty(size_bytes + SCRATCH_ALIGNMENT_BYTES, np.uint8)
         except MemoryError:
