@@ -6,12 +6,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+
+try:
+    from hypothesis import settings
+except ImportError:  # emulated boards have none
+    settings = None
 
 # Before ncnn is loaded: threads that spin while they wait take ten times as long where processors are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-settings.register_profile("slow", max_examples=10 * settings().max_examples)
+if settings is not None:
+    settings.register_profile("slow", max_examples=10 * settings().max_examples)
 
 
 def _keep_to_one_cpu() -> None:

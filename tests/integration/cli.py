@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from flexnn_ncnn.cli.main import main
+from flexnn_ncnn.runtime import process_memory
 
 __all__ = ["Done", "flexnn", "flexnn_here"]
 
@@ -42,9 +43,13 @@ def flexnn(*args: object, cache: Path) -> Done:
 
 
 def flexnn_here(*args: object, cache: Path) -> Done:
-    """The same in this process, without the half second that a process and its imports take."""
+    """The same in this process, without the half second that a process and its imports take.
+
+    What a run holds is not judged against its budget: this process has what earlier tests left in it.
+    """
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("FLEXNN_CACHE_DIR", str(cache))
+        patch.setattr(process_memory, "peak_is_exact", lambda: False)
         status = main([str(arg) for arg in args])
     return Done(status, out.getvalue(), err.getvalue())

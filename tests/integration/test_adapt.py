@@ -12,7 +12,7 @@ from flexnn_ncnn.adaptation import Sample, adapt_model
 from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.preparation import Request
-from tests.integration.cli import flexnn
+from tests.integration.cli import flexnn, flexnn_here
 
 BUDGETS = (5_000_000, 9_000_000, 60_000_000, 5_000_000)
 INPUTS = {"in0": np.zeros((3, 32, 32), np.float32)}
@@ -86,10 +86,10 @@ def test_the_command(planned_folder: Path, tmp_path: Path) -> None:
     assert [phase["budget_bytes"] for phase in found["phases"]] == [5_000_000, 9_000_000]
     assert found["phases"][1]["switch"]["weights_loaded_bytes"] > 1_000_000
     assert plot.read_text(encoding="utf-8").startswith("<?xml")
-    again = flexnn(*arguments, "--budgets", "5MB", "--plot", plot, cache=planned_folder / "cache")
+    again = flexnn_here(*arguments, "--budgets", "5MB", "--plot", plot, cache=planned_folder / "cache")
     assert again.status == 1
     assert "exists already" in again.err
-    text = flexnn(*arguments, "--budgets", "5MB,9MB", cache=planned_folder / "cache")
+    text = flexnn_here(*arguments, "--budgets", "5MB,9MB", cache=planned_folder / "cache")
     assert text.status == 0, text.err
     assert "5.0 MB to 9.0 MB" in text.out
 
@@ -100,6 +100,6 @@ def test_the_command(planned_folder: Path, tmp_path: Path) -> None:
 )
 def test_budgets_that_are_none(budgets: str, status: int, words: str, planned_folder: Path) -> None:
     arguments = ("adapt", planned_folder / "model.param", "--shape", "in0=3x32x32", "--runs-each", 1)
-    done = flexnn(*arguments, "--budgets", budgets, cache=planned_folder / "cache")
+    done = flexnn_here(*arguments, "--budgets", budgets, cache=planned_folder / "cache")
     assert done.status == status
     assert words in done.err

