@@ -235,7 +235,10 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
 
 
 def _transformed(step: Step) -> Step:
-    """The step with parts whose first array is to be stored as the kernel wants it."""
+    """The step with parts whose first array is to be stored as the kernel wants it; of attention all four, if alike."""
+    matrices = {piece.count for part in step.parts for piece in part.pieces[::2]}
+    if step.type == "MultiHeadAttention" and (len(matrices) > 1 or len(step.parts[0].pieces) != 8):
+        return step
     return replace(step, parts=tuple(replace(part, transformed_count=part.pieces[0].count) for part in step.parts))
 
 

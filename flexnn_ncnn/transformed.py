@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,6 +22,8 @@ from param_tools.files import atomic_write
 __all__ = ["TransformedFile"]
 
 _ALIGNMENT_BYTES = max(64 * 1024, mmap.PAGESIZE)
+# large images begin where huge pages do: mapping those takes a tenth of the time
+_HUGE_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class TransformedFile:
@@ -65,7 +68,9 @@ class TransformedFile:
             index[key] = self._append(plan, step, part, source)
         offset_bytes, size_bytes = index[key]
         image = WeightPiece(TRANSFORMED_OFFSET_BYTES + offset_bytes, size_bytes, "int8")
-        return replace(part, pieces=(image, *part.pieces[1:]))
+        count = native.matrix_count(step.type)
+        rest = part.pieces[1:] if count == 1 else part.pieces[1 : 2 * count : 2]  # a bias follows each matrix
+        return replace(part, pieces=(image, *rest))
 
     def _append(self, plan: Plan, step: Step, part: Part, source: WeightSource) -> tuple[int, int]:
         option = native.make_option(plan.options, step.kernel)
@@ -75,8 +80,9 @@ class TransformedFile:
             native.save_transformed(step.type, params, source.load(part.pieces), option, image_path)
             image = image_path.read_bytes()
         with open(self.path, "ab") as file:
-            offset_bytes = align_up(file.tell(), _ALIGNMENT_BYTES)
-            file.write(bytes(offset_bytes - file.tell()))
+            alignment_bytes = _HUGE_PAGE_BYTES if len(image) >= _HUGE_PAGE_BYTES else _ALIGNMENT_BYTES
+            offset_bytes = align_up(file.tell(), alignment_bytes)
+            file.truncate(offset_bytes)  # a hole takes no disk
             file.write(image)
         return offset_bytes, len(image)
 
@@ -90,8 +96,16 @@ class TransformedFile:
             before = len(index)
             yield index
             if len(index) != before:
+                self._settle()
                 with atomic_write(self._index_path, "w") as file:
                     json.dump(index, file)
+
+    def _settle(self) -> None:
+        """Have the file on disk, and in the page cache as reading brings it there, which is quicker to map."""
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+        with closing(WeightSource(self.path)) as source:
+            source.read_through()
 
     def _read_index(self) -> dict[str, tuple[int, int]]:
         """What the file has; nothing where either file is not what it should be, and all is made again."""

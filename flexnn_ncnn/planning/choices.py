@@ -28,11 +28,15 @@ __all__ = [
 _PART_SECONDS = 12e-6
 _SCRATCH_ALIGNMENT_BYTES = 64
 # layers whose transformed weights ncnn can take from a file (patches/)
-TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm")
+TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm", "MultiHeadAttention")
 # smaller arrays are read, not mapped, and gain nothing
-_TRANSFORMED_FROM_BYTES = 256 * 1024
-# what is around transformed weights: header and page; heap for bias and layer; time to look them up
-_IMAGE_BYTES, _IMAGE_HEAP_BYTES, _IMAGE_SECONDS = 8 * 1024, 64 * 1024, 15e-6
+_TRANSFORMED_FROM_BYTES = 64 * 1024
+# what is around transformed weights: header and pages
+_IMAGE_BYTES = 12 * 1024
+# what mapping them takes of what mapping a .bin anew does, which makes the mapping, too
+_HUGE_PAGE_BYTES, _SMALL_SHARE, _HUGE_SHARE = 2 * 1024 * 1024, 0.5, 0.1
+# what is kept of a layer that stands, beside a bias for each unit
+_STANDING_BYTES, _BIAS_BYTES = 6_000, 4
 # and its share of one slab
 SLAB_SECONDS = 15e-6
 # what the runtime keeps of each slice and slab beyond a layer's first: its place in the plan, and views of blobs
@@ -58,6 +62,7 @@ class Choice:
         read_bytes: what is read from files in each inference.
         transformed: what is read is what the kernel makes of the weights, so that nothing is left to be made.
         objects_bytes: what slices and slabs take to be called one by one.
+        stands: streamed, but read in place by the kernel: the layer stays, and the pages of its weights come and go.
     """
 
     kernel: str
@@ -74,6 +79,7 @@ class Choice:
     read_bytes: int = 0
     transformed: bool = False
     objects_bytes: int = 0
+    stands: bool = False
 
 
 def objects_bytes(parts: int, slabs: int) -> int:
@@ -225,6 +231,7 @@ def _streamed(
         load_bytes=0,
         read_bytes=layer.raw_bytes,
         objects_bytes=objects_bytes(parts, _slab_count(cost, slab_rows)),
+        stands=cost.reads_raw,
     )
 
 
@@ -260,16 +267,24 @@ def _transformed(layer: LayerProfile, streamed: Choice, read_seconds_per_byte: f
     part_bytes = int(cost.kept_bytes.at(streamed.part_units)) + _IMAGE_BYTES
     if part_bytes < _TRANSFORMED_FROM_BYTES:
         return None
-    load_seconds = parts * (_PART_SECONDS + _IMAGE_SECONDS) + parts * part_bytes * read_seconds_per_byte
+    load_seconds = parts * (_PART_SECONDS + _image_seconds(part_bytes, read_seconds_per_byte))
     return replace(
         streamed,
         seconds=streamed.seconds - streamed.load_seconds + load_seconds,
         load_seconds=load_seconds,
-        heap_bytes=int(cost.run_heap_bytes.at(streamed.part_units)) + _IMAGE_HEAP_BYTES,
+        heap_bytes=int(cost.run_heap_bytes.at(streamed.part_units)),
         raw_bytes=part_bytes,
         read_bytes=parts * part_bytes,
         transformed=True,
+        objects_bytes=streamed.objects_bytes + parts * _STANDING_BYTES + _BIAS_BYTES * layer.units,
+        stands=True,
     )
+
+
+def _image_seconds(size_bytes: int, read_seconds_per_byte: float) -> float:
+    """Having the pages of an image, which begins where huge pages do, in memory and letting go of them."""
+    small_bytes = size_bytes % _HUGE_PAGE_BYTES
+    return read_seconds_per_byte * (_SMALL_SHARE * small_bytes + _HUGE_SHARE * (size_bytes - small_bytes))
 
 
 def undominated(found: Sequence[Choice], reads_count: bool = False) -> tuple[Choice, ...]:

@@ -359,7 +359,9 @@ def schedule_of(
         for turn in _turns(layer, choice)
     ]
     loads = [turn.load for turn in turns if turn.load is not None]
-    ahead = distances(loads, heap_bytes, raw_bytes) if work.capabilities.releases_gil else ()
+    # nothing is left to a thread where all layers stand
+    threaded = work.capabilities.releases_gil and not all(turn.load.stands for turn in turns if turn.load)
+    ahead = distances(loads, heap_bytes, raw_bytes) if threaded else ()
     objects_bytes = sum(choice.objects_bytes for choice in made)
     held_bytes = arena_bytes + kept_bytes + objects_bytes + heap_bytes + raw_bytes + work.fixed_bytes
     decided = Schedule(
@@ -382,7 +384,7 @@ def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:
     if choice.resident or layer.mode in UNLOADED_MODES:
         return [Turn(choice.seconds)]
     parts = -(-layer.units // choice.part_units)
-    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes)
+    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes, choice.stands)
     return [Turn((choice.seconds - choice.load_seconds) / parts, load)] * parts
 
 

@@ -23,11 +23,13 @@ class Load:
         seconds: reading and transforming them.
         heap_bytes: heap that takes.
         raw_bytes: raw weights mapped meanwhile.
+        stands: whether that is all it takes, and no layer is made.
     """
 
     seconds: float
     heap_bytes: int
     raw_bytes: int
+    stands: bool = False
 
 
 @dataclass(frozen=True, slots=True)

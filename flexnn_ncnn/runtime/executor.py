@@ -88,12 +88,12 @@ class Executor:
         self._resident = ResidentLayers()
         if threaded is None:
             threaded = native.capabilities().releases_gil
-        self._streaming = Streaming(plan, self._source, self.trace, threaded)
+        self._streaming = Streaming(plan, self._source, self.trace, threaded, room_bytes)
         with heap.return_freed_memory():
             self._actions = [self._compile(number, step) for number, step in enumerate(plan.steps)]
         heap.keep_freed_memory()
         self._reserve = heap.Reserve(plan.heap_bytes)
-        self._streaming.start(room_bytes)
+        self._streaming.start()
 
     @property
     def overflow_bytes(self) -> int:
@@ -321,8 +321,8 @@ class Executor:
         """Layers that are loaded together in each inference, as the number of that load."""
         parts = [part for _, part in layers]
         makers = [self._maker(owner, part) for owner, part in layers]
-        keeps_raw = any(owner.reads_raw or part.transformed_count for owner, part in layers)
-        return self._streaming.add(parts, makers, keeps_raw, lambda: self._reserve.ensure_whole())
+        in_place = [bool(owner.reads_raw or part.transformed_count) for owner, part in layers]
+        return self._streaming.add(parts, makers, any(in_place), all(in_place), lambda: self._reserve.ensure_whole())
 
     def _run_option(self, owner: Step | Stage) -> native.Option:
         return (self._run_options if self._calls_back(owner.type) else self._options)[owner.kernel]

@@ -12,9 +12,10 @@ from flexnn_ncnn.plan import Part, Plan
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.cpu import load_elsewhere
 from flexnn_ncnn.runtime.loader import Load, Loader, SerialLoader, ThreadedLoader
-from flexnn_ncnn.runtime.streams import Stream, open_stream
+from flexnn_ncnn.runtime.streams import Stream, goes_past_cache, open_stream
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weight_source import WeightSource, owned
+from flexnn_ncnn.runtime.window import Window
 
 __all__ = ["LoadedParts", "Streaming"]
 
@@ -40,18 +41,41 @@ class LoadedParts:
         self.layers = ()
 
 
+class _StandingParts(LoadedParts):
+    """Layers that stay loaded while the pages of their weights come and go."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Nothing to do after an inference."""
+
+    def end(self) -> None:
+        """Free the layers."""
+        super().close()
+
+
 class Streaming:
     """Loads of one plan.
+
+    Layers whose kernels read weights just as they lie in a file stay loaded: their weights are mapped once, and a load
+    brings the pages in, a release lets them go.
 
     Args:
         plan: the plan; every streamed part of it is to be added, in the order of its steps.
         source: the .bin; closed after this.
         trace: told of every load.
         threaded: whether loads run ahead in a thread of their own; else they run when they are needed.
+        room_bytes: how much page cache there may be for streamed weights; None for no limit.
     """
 
-    def __init__(self, plan: Plan, source: WeightSource, trace: Trace, threaded: bool) -> None:
+    def __init__(
+        self, plan: Plan, source: WeightSource, trace: Trace, threaded: bool, room_bytes: int | None = None
+    ) -> None:
         self._plan, self._source, self._trace, self._threaded = plan, source, trace, threaded
+        self._room_bytes = room_bytes
+        self._may_stand = Window.is_possible() and not goes_past_cache(plan.page_cache, plan.streamed_bytes, room_bytes)
+        self._windows: dict[int, Window] = {}
+        self._standing: list[_StandingParts] = []
         self._loads: list[Load[LoadedParts]] = []
         self._sizes: list[int] = []
         self._one_at_a_time = True
@@ -63,6 +87,7 @@ class Streaming:
         parts: Sequence[Part],
         makers: Sequence[Callable[[Arrays], native.LoadedLayer]],
         keeps_raw: bool,
+        as_stored: bool,
         before: Callable[[], None],
     ) -> int:
         """Note layers that are loaded together.
@@ -71,6 +96,7 @@ class Streaming:
             parts: their parts of the plan.
             makers: make each layer from its arrays.
             keeps_raw: whether any of them reads the arrays once it is loaded.
+            as_stored: whether all of them do, and need no other memory for weights.
             before: called before they are loaded, where nothing else is loaded then.
 
         Returns:
@@ -85,21 +111,37 @@ class Streaming:
             return LoadedParts([make(layer) for make, layer in zip(makers, arrays, strict=True)])
 
         pieces = tuple(part.pieces for part in parts)
-        self._loads.append(Load(pieces, build, keeps_raw, parts[0].ahead))
+        standing = self._stand(parts, makers) if as_stored and self._may_stand else None
+        if standing is None:
+            self._loads.append(Load(pieces, build, keeps_raw, parts[0].ahead))
+        else:
+            self._loads.append(Load(pieces, lambda _: standing, True, parts[0].ahead))
         self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
         return len(self._loads) - 1
 
-    def start(self, room_bytes: int | None = None) -> None:
-        """All are noted: begin to read ahead.
+    def _stand(
+        self, parts: Sequence[Part], makers: Sequence[Callable[[Arrays], native.LoadedLayer]]
+    ) -> LoadedParts | None:
+        """The next load's layers, there once and for all; None where they cannot be."""
+        arrays = [self._source.standing(part.pieces) for part in parts]
+        found = [layer for layer in arrays if layer is not None]
+        if len(found) < len(arrays):
+            return None
+        window = self._windows[len(self._loads)] = Window(array for _, mapped in found for array in mapped)
+        standing = _StandingParts([make(layer) for make, (layer, _) in zip(makers, found, strict=True)])
+        self._standing.append(standing)
+        window.empty()  # making them has looked into it
+        return standing
 
-        Args:
-            room_bytes: see `flexnn_ncnn.runtime.streams.open_stream`.
-        """
+    def start(self) -> None:
+        """All are noted: begin to read ahead."""
         self._one_at_a_time = not self._threaded or all(load.ahead == 1 for load in self._loads)
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
-        self._stream = open_stream(self._source, pieces, plan.page_cache, plan.read_ahead_bytes, room_bytes)
-        if self._threaded:
+        self._stream = open_stream(
+            self._source, pieces, plan.page_cache, plan.read_ahead_bytes, self._room_bytes, self._windows
+        )
+        if self._threaded and len(self._windows) < len(self._loads):
             self._loader = ThreadedLoader(self._loads, self._stream, load_elsewhere)
         else:
             self._loader = SerialLoader(self._loads, self._stream)
@@ -132,6 +174,9 @@ class Streaming:
         if self._loader is not None:
             self._loader.close()
             self._loader = None
+        while self._standing:
+            self._standing.pop().end()
+        self._windows.clear()
         self._loads = []  # which know how to make layers, and through that the executor
         if self._stream is not None:
             self._stream.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 # Below this a read is cheaper than a mapping of its own; a mapping copies nothing and leaves no dirty page.
 _MAP_FROM_BYTES = 256 * 1024
+_SMALL_BYTES = 64 * 1024  # biases and scales, which every kernel reads in place
 _READ_THROUGH_BYTES = 4 * 1024 * 1024
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
@@ -92,6 +95,23 @@ class WeightSource:
         """
         return [decoded(piece, self._stored) for piece in pieces]
 
+    def standing(self, pieces: Sequence[WeightPiece]) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None:
+        """The arrays of a part, large ones over mappings that stay and have no page in memory, small ones read.
+
+        Returns:
+            All arrays, and those that are mapped; or None where there are none of these, or a large one is stored
+            otherwise than ncnn takes it or cannot be mapped.
+        """
+        large = [piece.stored_bytes >= _SMALL_BYTES for piece in pieces]
+        if not any(large) or not all(map(self._can_stand, compress(pieces, large))):
+            return None
+        arrays = [decoded(piece, partial(self._stored, populate=False)) for piece in pieces]
+        return arrays, list(compress(arrays, large))
+
+    def _can_stand(self, piece: WeightPiece) -> bool:
+        file, at_bytes = self.file_of(piece.offset_bytes)
+        return piece.encoding in ("fp32", "int8") and file._is_mapped(at_bytes, piece.stored_bytes, _SMALL_BYTES)
+
     def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Some rows of a matrix, flat, reading nothing else.
 
@@ -111,8 +131,9 @@ class WeightSource:
         """Read the file once from begin to end, so that the system caches it as it does best.
 
         Read ahead in one go it lies in the page cache in large pages, and mapping those costs a tenth of mapping what
-        faults brought in piece by piece.
+        faults brought in piece by piece, or what was written. So what is cached is forgotten first.
         """
+        drop(Range(self._file.fileno(), 0, self.size_bytes))
         buffer: Any = np.empty(_READ_THROUGH_BYTES, np.uint8)
         offset = 0
         while count := os.preadv(self._file.fileno(), [buffer], offset):
@@ -154,14 +175,14 @@ class WeightSource:
                 hint="build or copy the model again",
             )
 
-    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    def _stored(self, offset_bytes: int, size_bytes: int, populate: bool = True) -> npt.NDArray[np.uint8]:
         self._check(offset_bytes, size_bytes)
         file, at_bytes = self.file_of(offset_bytes)
         if file is not self:
-            return file._stored(at_bytes, size_bytes)
+            return file._stored(at_bytes, size_bytes, populate)
         try:
-            if self._maps and size_bytes >= _MAP_FROM_BYTES and self._may_overread(offset_bytes + size_bytes):
-                return self._mapped(offset_bytes, size_bytes)
+            if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES if populate else _SMALL_BYTES):
+                return self._mapped(offset_bytes, size_bytes, populate)
             return self._read(offset_bytes, size_bytes)
         except OSError as error:
             raise ModelFormatError(
@@ -187,18 +208,21 @@ class WeightSource:
     def _shortened(self, offset_bytes: int) -> ModelFormatError:
         return ModelFormatError("became shorter while it was read", path=self.path, offset_bytes=offset_bytes)
 
+    def _is_mapped(self, offset_bytes: int, size_bytes: int, least_bytes: int) -> bool:
+        return self._maps and size_bytes >= least_bytes and self._may_overread(offset_bytes + size_bytes)
+
     def _may_overread(self, end: int) -> bool:
         """Whether the bytes after `end` that a kernel may read belong to a page of the file."""
         return end + OVERREAD_BYTES <= align_up(self.size_bytes, mmap.PAGESIZE)
 
-    def _mapped(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    def _mapped(self, offset_bytes: int, size_bytes: int, populate: bool) -> npt.NDArray[np.uint8]:
         begin = offset_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         end = min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
         try:
             window = mmap.mmap(
                 self._file.fileno(),
                 end - begin,
-                flags=mmap.MAP_SHARED | _POPULATE,
+                flags=mmap.MAP_SHARED | (_POPULATE if populate else 0),
                 prot=mmap.PROT_READ,
                 offset=begin,
             )

@@ -70,7 +70,7 @@ from flexnn_ncnn.runtime.native.mats import (
     without_allocator,
 )
 from flexnn_ncnn.runtime.native.net import StockNet
-from flexnn_ncnn.runtime.native.transformed import TransformedLayer, save_transformed
+from flexnn_ncnn.runtime.native.transformed import TransformedLayer, matrix_count, save_transformed
 
 __all__ = [
     "LANES",
@@ -111,6 +111,7 @@ __all__ = [
     "mat_from_array",
     "mat_of",
     "mat_to_array",
+    "matrix_count",
     "may_call_back",
     "ncnn_version",
     "options_of",

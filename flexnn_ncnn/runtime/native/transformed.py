@@ -6,6 +6,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 import ncnn
@@ -15,9 +16,15 @@ import numpy.typing as npt
 from flexnn_ncnn.runtime.native.layers import LoadedLayer, ParamDict
 from flexnn_ncnn.runtime.native.mats import NcnnError, Option
 
-__all__ = ["TransformedLayer", "save_transformed"]
+__all__ = ["TransformedLayer", "matrix_count", "save_transformed"]
 
+_SEVERAL_MATRICES = {"MultiHeadAttention": 4}
 _SMALLEST_STAND_IN_BYTES = 1024 * 1024
+
+
+def matrix_count(layer_type: str) -> int:
+    """How many arrays of a layer, all as large as its first, are stored in one image."""
+    return _SEVERAL_MATRICES.get(layer_type, 1)
 
 
 def save_transformed(
@@ -39,7 +46,7 @@ def save_transformed(
     """
     weights = option.transformed_weights = ncnn.TransformedWeights()
     LoadedLayer(layer_type, params, arrays, option).close()
-    if weights.count != 1:
+    if weights.count != matrix_count(layer_type):
         raise NcnnError(f"ncnn stores no transformed weights of a {layer_type}")
     if weights.save(os.fspath(path)) != 0:
         raise NcnnError(f"{os.fspath(path)}: ncnn cannot write transformed weights", hint="is the disk full?")
@@ -52,8 +59,8 @@ class TransformedLayer(LoadedLayer):
         layer_type, params, option, name, run_option: as for `LoadedLayer`; the option is changed, and no other thread
             may load with it meanwhile.
         image: of `save_transformed`, for the same layer and option.
-        count: elements of the array that the image stands for, the layer's first.
-        rest: the arrays after it.
+        count: elements of each array that the image stands for, the layer's first.
+        rest: the other arrays.
 
     Raises:
         NcnnError: the image is not this layer's, or another machine's.
@@ -77,10 +84,13 @@ class TransformedLayer(LoadedLayer):
             raise NcnnError(f"layer {name!r}: its transformed weights are damaged", hint=_WAY_OUT)
         option.transformed_weights = weights
         try:
-            super().__init__(layer_type, params, [_stand_in(count), *rest], option, name, run_option)
+            matrices = [_stand_in(count)] * matrix_count(layer_type)
+            # a bias follows each matrix
+            arrays = [array for pair in zip_longest(matrices, rest) for array in pair if array is not None]
+            super().__init__(layer_type, params, arrays, option, name, run_option)
         finally:
             option.transformed_weights = None
-        if weights.reused != 1:
+        if weights.reused != matrix_count(layer_type):
             self.close()
             raise NcnnError(f"layer {name!r}: its transformed weights are of another machine or option", hint=_WAY_OUT)
         self._keep_alive = [weights, image, *rest]
