@@ -90,8 +90,11 @@ def _of_several(
 
 
 def _may_overlay(loaded: native.LoadedLayer, bottoms: Sequence[native.Mat], tops: Sequence[BlobLayout]) -> bool:
-    """Whether the output may take the memory of either input: all lie alike, and the values come out the same."""
-    if len(tops) != 1 or any(native.layout_of(mat) != tops[0] for mat in bottoms):
+    """Whether the output may take the memory of either input: all lie alike, and the values come out the same.
+
+    Of three inputs the third is read when the output has been written once.
+    """
+    if len(tops) != 1 or len(bottoms) > 2 or any(native.layout_of(mat) != tops[0] for mat in bottoms):
         return False
     apart = Blob.alone(tops[0])
     run_into(loaded, "list", bottoms, [apart])

@@ -220,7 +220,7 @@ class Executor:
         (run,) = runs
         source = step.sources[0] if step.sources else ""
         if step.mode == "overlay":
-            return overlay_action(step, run)
+            return overlay_action(step, run, self._scratch if self._calls_back(step.type) else None)
         if step.mode in LIST_MODES:
             return self._list(step, run)
         (output,) = step.outputs

@@ -40,12 +40,14 @@ def joined_action(step: Step, whole: Blob) -> Action:
     return joined
 
 
-def overlay_action(step: Step, run: Run) -> Action:
-    """A layer that writes over one of its inputs."""
+def overlay_action(step: Step, run: Run, allocator: native.ScratchAllocator | None) -> Action:
+    """A layer that writes over one of its inputs; `allocator` is what it computes with."""
     (output,) = step.outputs
 
     def overlay(mats: Mats) -> None:
-        bottoms, over = [mats[name] for name in step.sources], mats[step.overwrites]
+        bottoms = [mats[name] for name in step.sources]
+        # the layer that made the blob may have computed with another one
+        over = native.with_allocator(mats[step.overwrites], allocator)
         run(lambda loaded: loaded.forward_list(bottoms, [over]))
         mats[output] = over
 

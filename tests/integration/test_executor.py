@@ -164,6 +164,40 @@ def test_what_the_caller_feeds_is_never_written_to(layer: str, shape: tuple[int,
         assert_close(outputs, found.stock(), 1e-6)
 
 
+OVERLAYS = {
+    "after a layer that must not have an allocator": (
+        [
+            "Input in0 0 1 in0",
+            "Split split 1 2 in0 a b",
+            "MultiHeadAttention attention 1 1 a c 0=8 1=2 2=64 3=8 4=8",
+            "BinaryOp add 2 1 c b d 0=0",
+        ],
+        (5, 8),
+    ),
+    "of three inputs of which two are one": (
+        [
+            "Input in0 0 1 in0",
+            "ExpandDims expanded 1 1 in0 a -23303=1,1",
+            "Split first 1 4 a b c d e",
+            "Softmax softmax 1 1 b f 0=1 1=1",
+            "Eltwise one 3 1 f c d g 0=0",
+            "Split second 1 2 g h i",
+            "Eltwise other 3 1 h e i j 0=0",
+        ],
+        (3, 16),
+    ),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", OVERLAYS)
+def test_layers_that_write_over_an_input_answer_as_stock(case: str, threads: int) -> None:
+    layers, shape = OVERLAYS[case]
+    with prepared(layers, {"in0": feed(*shape)}, RunOptions(num_threads=threads)) as found:
+        assert_close(found.run(found.plan()), found.stock(), 0)
+        assert_close(found.run(found.plan(found.least_bytes)), found.stock(), 1e-5)
+
+
 def test_results_are_the_callers_to_keep() -> None:
     with chain() as found, Executor(found.plan(found.least_bytes), found.opened.bin_path) as executor:
         first = executor.run(found.inputs)["out"]

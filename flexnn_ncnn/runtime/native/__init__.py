@@ -67,7 +67,7 @@ from flexnn_ncnn.runtime.native.mats import (
     repack,
     rows_of,
     same_memory,
-    without_allocator,
+    with_allocator,
 )
 from flexnn_ncnn.runtime.native.net import StockNet
 from flexnn_ncnn.runtime.native.transformed import TransformedLayer, matrix_count, save_transformed
@@ -124,5 +124,5 @@ __all__ = [
     "same_memory",
     "save_transformed",
     "wanted_layout",
-    "without_allocator",
+    "with_allocator",
 ]

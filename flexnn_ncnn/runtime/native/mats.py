@@ -37,7 +37,7 @@ __all__ = [
     "repack",
     "rows_of",
     "same_memory",
-    "without_allocator",
+    "with_allocator",
 ]
 
 Mat = Any  # an ncnn.Mat
@@ -193,7 +193,7 @@ def convert(source: Mat, target: Mat, option: Option) -> None:
     if layout_of(source) == layout_of(target):
         copy_blob(source, target)
         return
-    target = without_allocator(target)
+    target = with_allocator(target, None)
     packed = source
     if source.elemsize // source.elempack != target.elemsize // target.elempack:
         cast = _CASTS[(source.elemsize // source.elempack, bool(option.use_bf16_storage))]
@@ -248,16 +248,16 @@ def same_memory(mat: Mat) -> Mat:
     return ncnn.Mat(mat)
 
 
-def without_allocator(mat: Mat) -> Mat:
-    """The same memory for an Option without allocators: ncnn would replace a target that has another one."""
-    plain = ncnn.Mat(mat)
-    plain.allocator = None
-    return plain
+def with_allocator(mat: Mat, allocator: Allocator | None) -> Mat:
+    """The same memory for an Option with this allocator, or none: ncnn would replace a target that has another one."""
+    same = ncnn.Mat(mat)
+    same.allocator = allocator
+    return same
 
 
 def _repack(source: Mat, target: Mat, option: Option) -> None:
     if source.dims > 1:
-        target = without_allocator(target)
+        target = with_allocator(target, None)
         ncnn.convert_packing(source, target, target.elempack, option)
         return
     # A vector is the same bytes however it is packed: ncnn would make the target another name for the source.
