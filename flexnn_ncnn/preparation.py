@@ -19,9 +19,10 @@ from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
 from flexnn_ncnn.formats import has_plan, read_plan, read_profile
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.paths import cache_dir
-from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Plan
+from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.origin import serves
 from flexnn_ncnn.sha256 import sha256
 from param_tools.errors import FlexnnError, FormatVersionError
 from param_tools.excerpt import excerpt
@@ -106,25 +107,10 @@ def prepare(
     path = cache.plan_path(request.budget_bytes, request.page_cache)
     found = _read_or_none(read_plan, path)
     is_ours = found is not None and (found.model_id, found.budget_bytes) == (cache.model_id, request.budget_bytes)
-    if found is None or not is_ours or not _has_transformed(found):
+    if found is None or not is_ours or not serves(found, request.bin_path):
         _make(request, inputs, folder or cache_dir(), progress)
         found = read_plan(path)
     return found, path
-
-
-def _has_transformed(plan: Plan) -> bool:
-    """Whether the file that a plan takes transformed weights from is there and long enough."""
-    ends = (
-        part.pieces[0].offset_bytes - TRANSFORMED_OFFSET_BYTES + part.pieces[0].count
-        for step in plan.steps
-        for part in step.parts
-        if part.transformed_count
-    )
-    needed_bytes = max(ends, default=0)
-    try:
-        return not needed_bytes or os.stat(plan.transformed_path).st_size >= needed_bytes
-    except OSError:
-        return False
 
 
 def prepare_ahead(

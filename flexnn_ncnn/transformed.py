@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 from flexnn_ncnn.layout import align_up
 from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Part, Plan, Step, WeightPiece
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.file_watch import FileWatch
+from flexnn_ncnn.runtime.origin import Stamp, content_digest, index_path, is_made_from, stamp_of, transformed_path
 from flexnn_ncnn.runtime.weight_source import WeightSource
 from param_tools.files import atomic_write
 
@@ -27,15 +29,14 @@ _HUGE_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class TransformedFile:
-    """Images of transformed weights, each from a page on; only ever appended to.
+    """Images of transformed weights, each from a page on; only ever appended to, and named after the .bin's content.
 
     Args:
         folder: of the plans of one model on one machine.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "transformed.weights"
-        self._index_path = folder / "transformed.json"
+        self._folder = folder
 
     def supply(self, plan: Plan, bin_path: Path) -> Plan:
         """The plan with its transformed parts taken from the file, which gets those it lacks.
@@ -45,28 +46,63 @@ class TransformedFile:
             bin_path: those weights.
 
         Raises:
+            ModelChangedError: the .bin was written to meanwhile.
             NcnnError: ncnn refuses a layer.
             OSError: the disk is full.
         """
         if not any(part.transformed_count for step in plan.steps for part in step.parts):
             return plan
-        with self._locked() as index, closing(WeightSource(bin_path)) as source:
+        with self._locked(), closing(WeightSource(bin_path)) as source:
+            watch = FileWatch(bin_path, source.file_descriptor)
+            store = _Store(self._file_for(bin_path))
             steps = tuple(
-                replace(step, parts=tuple(self._part(plan, step, part, source, index) for part in step.parts))
+                replace(step, parts=tuple(store.part(plan, step, part, source) for part in step.parts))
                 for step in plan.steps
             )
-        return replace(plan, steps=steps, transformed_path=str(self.path))
+            watch.check()
+            store.close(stamp_of(bin_path))
+        return replace(plan, steps=steps, transformed_path=str(store.path))
 
-    def _part(
-        self, plan: Plan, step: Step, part: Part, source: WeightSource, index: dict[str, tuple[int, int]]
-    ) -> Part:
+    def _file_for(self, bin_path: Path) -> Path:
+        """The file for a .bin as it is now; those for what it was are gone after this."""
+        found = sorted(self._folder.glob("transformed-*.weights"))
+        for path in found:
+            if is_made_from(path, bin_path):
+                return path
+            for stale in (path, index_path(path)):
+                stale.unlink(missing_ok=True)
+        return transformed_path(self._folder, content_digest(bin_path))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Ours alone."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self._folder / "transformed.lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class _Store:
+    """One such file while it is added to.
+
+    Args:
+        path: the file, which need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = self._read_index()
+        self._index = dict(self._before[1])
+
+    def part(self, plan: Plan, step: Step, part: Part, source: WeightSource) -> Part:
+        """The part with what its kernel makes of its weights for a piece."""
         if not part.transformed_count:
             return part
         facts = repr((step.type, step.kernel, plan.options, part.params, part.pieces))
         key = hashlib.sha256(facts.encode()).hexdigest()[:24]
-        if key not in index:
-            index[key] = self._append(plan, step, part, source)
-        offset_bytes, size_bytes = index[key]
+        if key not in self._index:
+            self._index[key] = self._append(plan, step, part, source)
+        offset_bytes, size_bytes = self._index[key]
         image = WeightPiece(TRANSFORMED_OFFSET_BYTES + offset_bytes, size_bytes, "int8")
         count = native.matrix_count(step.type)
         rest = part.pieces[1:] if count == 1 else part.pieces[1 : 2 * count : 2]  # a bias follows each matrix
@@ -86,19 +122,14 @@ class TransformedFile:
             file.write(image)
         return offset_bytes, len(image)
 
-    @contextmanager
-    def _locked(self) -> Iterator[dict[str, tuple[int, int]]]:
-        """The index, ours alone; written back when the images it names are in the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            index = self._read_index()
-            before = len(index)
-            yield index
-            if len(index) != before:
-                self._settle()
-                with atomic_write(self._index_path, "w") as file:
-                    json.dump(index, file)
+    def close(self, stamp: Stamp | None) -> None:
+        """Note what is in the file now that it is there, and the stamp of the .bin it was made from."""
+        if len(self._index) != len(self._before[1]):
+            self._settle()
+        elif stamp == self._before[0]:
+            return
+        with atomic_write(index_path(self.path), "w") as file:
+            json.dump({"bin": stamp, "images": self._index}, file)
 
     def _settle(self) -> None:
         """Have the file on disk, and in the page cache as reading brings it there, which is quicker to map."""
@@ -107,12 +138,14 @@ class TransformedFile:
         with closing(WeightSource(self.path)) as source:
             source.read_through()
 
-    def _read_index(self) -> dict[str, tuple[int, int]]:
-        """What the file has; nothing where either file is not what it should be, and all is made again."""
+    def _read_index(self) -> tuple[Stamp | None, dict[str, tuple[int, int]]]:
+        """Stamp and images; nothing where either file is not what it should be, and all is made again."""
         try:
-            found = json.loads(self._index_path.read_text())
+            found = json.loads(index_path(self.path).read_text())
             size = self.path.stat().st_size
-            spans = {str(key): (int(offset), int(count)) for key, (offset, count) in found.items()}
-            return {key: (offset, count) for key, (offset, count) in spans.items() if offset + count <= size}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
+            spans = {str(key): (int(offset), int(count)) for key, (offset, count) in found["images"].items()}
+            return found["bin"], {
+                key: (offset, count) for key, (offset, count) in spans.items() if offset + count <= size
+            }
+        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return None, {}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flexnn_ncnn.errors import ModelChangedError
 from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Part, Plan, Stage, Step
 from flexnn_ncnn.runtime import heap, native
@@ -18,6 +19,7 @@ from flexnn_ncnn.runtime.file_watch import FileWatch
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
 from flexnn_ncnn.runtime.interrupts import deferred_signals
+from flexnn_ncnn.runtime.origin import serves
 from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
 from flexnn_ncnn.runtime.slabs import forward_chain
@@ -36,6 +38,8 @@ from flexnn_ncnn.runtime.weight_source import WeightSource
 
 __all__ = ["Executor"]
 
+_MAKE_AGAIN = "open the model again: its plan is made anew"
+
 
 class Executor:
     """A loaded plan; `run` it as often as you like, from one thread at a time.
@@ -52,6 +56,7 @@ class Executor:
 
     Raises:
         ModelFormatError: the file cannot be read, or is not the plan's.
+        ModelChangedError: the plan has transformed weights of what the file was before.
         NcnnError: ncnn refuses a layer.
     """
 
@@ -71,6 +76,9 @@ class Executor:
         self._kept.keep_only(resident_keys(plan))
         self._source = WeightSource(bin_path, plan.transformed_path, plan.page_cache)
         self._watch = FileWatch(bin_path, self._source.file_descriptor)
+        if not serves(plan, bin_path):
+            self._source.close()
+            raise ModelChangedError("changed since its weights were transformed", path=bin_path, hint=_MAKE_AGAIN)
         self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
         self._scratch = native.ScratchAllocator(self._arena)
         # one Option per kernel to load and one to compute with: a layer only reads them

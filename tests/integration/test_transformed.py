@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flexnn_ncnn.errors import ModelChangedError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Plan
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
+from flexnn_ncnn.runtime.origin import content_digest, index_path, is_made_from, serves, stamp_of
 from flexnn_ncnn.transformed import TransformedFile
 from tests.integration.pipeline import Prepared
 from tests.integration.test_executor import chain
@@ -57,9 +61,9 @@ def test_weights_are_made_once(tmp_path: Path) -> None:
     with chain() as found:
         plan, store = streamed_plan(found), TransformedFile(tmp_path)
         first = store.supply(plan, found.opened.bin_path)
-        size = store.path.stat().st_size
+        size = Path(first.transformed_path).stat().st_size
         assert TransformedFile(tmp_path).supply(plan, found.opened.bin_path) == first
-        assert store.path.stat().st_size == size
+        assert Path(first.transformed_path).stat().st_size == size
 
 
 @can_store
@@ -67,11 +71,11 @@ def test_weights_are_made_once(tmp_path: Path) -> None:
 def test_a_damaged_store_is_made_again(harm: str, tmp_path: Path) -> None:
     with chain() as found:
         plan, store = streamed_plan(found), TransformedFile(tmp_path)
-        store.supply(plan, found.opened.bin_path)
+        path = Path(store.supply(plan, found.opened.bin_path).transformed_path)
         if harm == "index":
-            (tmp_path / "transformed.json").write_text("[1, 2")
+            index_path(path).write_text("[1, 2")
         else:
-            store.path.write_bytes(b"")
+            path.write_bytes(b"")
         expected = run(found.plan(found.least_bytes), found)
         for blob, values in run(store.supply(plan, found.opened.bin_path), found).items():
             np.testing.assert_array_equal(values, expected[blob])
@@ -117,8 +121,78 @@ def test_a_plan_without_them_is_left_alone(tmp_path: Path) -> None:
 @can_store
 def test_the_index_names_what_is_in_the_file(tmp_path: Path) -> None:
     with chain() as found:
-        store = TransformedFile(tmp_path)
-        store.supply(streamed_plan(found), found.opened.bin_path)
-        spans = sorted(json.loads((tmp_path / "transformed.json").read_text()).values())
-        assert spans[-1][0] + spans[-1][1] == store.path.stat().st_size
+        path = Path(TransformedFile(tmp_path).supply(streamed_plan(found), found.opened.bin_path).transformed_path)
+        spans = sorted(json.loads(index_path(path).read_text())["images"].values())
+        assert spans[-1][0] + spans[-1][1] == path.stat().st_size
         assert all(a[0] + a[1] <= b[0] for a, b in pairwise(spans))
+
+
+def negate_in_place(path: Path, begin_bytes: int, end_bytes: int) -> None:
+    """The signs of some weights turned: same size, same name, same place."""
+    with open(path, "r+b") as file:
+        file.seek(begin_bytes)
+        values = -np.frombuffer(file.read(end_bytes - begin_bytes), np.float32)
+        file.seek(begin_bytes)
+        file.write(values.tobytes())
+
+
+@can_store
+def test_a_bin_written_to_in_place_is_never_answered_with_its_old_weights(tmp_path: Path) -> None:
+    with chain() as found:
+        plan, store, path = streamed_plan(found), TransformedFile(tmp_path), found.opened.bin_path
+        before = store.supply(plan, path)
+        expected = run(before, found)
+        whole = path.read_bytes()
+        try:
+            for step in plan.steps:
+                for part in step.parts:
+                    if part.transformed_count:
+                        begin = part.pieces[0].offset_bytes
+                        negate_in_place(path, begin, begin + part.pieces[0].stored_bytes)
+            assert not serves(before, path)
+            with pytest.raises(ModelChangedError, match="changed since its weights were transformed"):
+                Executor(before, path)
+            after = store.supply(plan, path)
+            assert after.transformed_path != before.transformed_path
+            assert not Path(before.transformed_path).exists()
+            answer = run(after, found)
+            assert any(not np.allclose(answer[blob], expected[blob]) for blob in expected)
+            for blob, values in run(found.plan(found.least_bytes), found).items():
+                np.testing.assert_array_equal(values, answer[blob])
+        finally:
+            path.write_bytes(whole)
+
+
+def settled(path: Path) -> None:
+    """Wait until the file was written to long enough ago to be told from one that was not."""
+    while stamp_of(path) is None:
+        time.sleep(0.1)
+
+
+def test_a_file_is_only_read_when_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(b"as it was")
+    made = tmp_path / f"transformed-{content_digest(weights)}.weights"
+    assert is_made_from(made, weights)  # read, as nothing is noted
+    settled(weights)
+    index_path(made).write_text(json.dumps({"bin": stamp_of(weights)}))
+    read: list[object] = []
+
+    def another(path: object) -> str:
+        read.append(path)
+        return "another"
+
+    monkeypatch.setattr("flexnn_ncnn.runtime.origin.content_digest", another)
+    assert is_made_from(made, weights)
+    assert not read
+    os.utime(weights, ns=(1, 1))
+    settled(weights)
+    assert not is_made_from(made, weights)
+    assert read == [weights]
+
+
+def test_a_file_written_to_a_moment_ago_is_read(tmp_path: Path) -> None:
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(b"as it was")
+    os.utime(weights, ns=(time.time_ns(), time.time_ns()))
+    assert stamp_of(weights) is None
