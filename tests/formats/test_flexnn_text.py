@@ -24,6 +24,7 @@ from flexnn_ncnn.interop.records import (
     predicted_seconds,
 )
 from flexnn_ncnn.planning.planner import schedule, workload
+from tests.examples import examples
 from tests.unit import profiles
 from tests.unit.small_profiles import BASE_BYTES, small_profile, small_workload
 
@@ -204,7 +205,7 @@ memory_objects = st.builds(
 microseconds = st.integers(0, 10**9).map(lambda count: count / 1e3 / 1e3)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     objects=st.lists(memory_objects, max_size=20),
     times=st.lists(st.tuples(microseconds, microseconds), min_size=12, max_size=12),
@@ -222,7 +223,7 @@ def test_any_profile_survives_writing_and_reading(
         assert one.compute_seconds == pytest.approx(other.compute_seconds, abs=1e-9)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     noise=st.binary(max_size=200),
     suffix=st.sampled_from(["memprof", "timeprof", "malloc", "dependency", "layout"]),

@@ -22,6 +22,7 @@ from flexnn_ncnn.machine import Machine, this_machine
 from flexnn_ncnn.options import KERNELS, RunOptions
 from flexnn_ncnn.profile import ModelProfile, Points, RowWindow, SlabCost, StorageProfile
 from param_tools.errors import FlexnnError, FormatVersionError
+from tests.examples import examples
 from tests.unit import plans, profiles
 
 VERSIONS = {"flexnn-plan": plan_records.FORMAT_VERSION, "flexnn-profile": profile_records.FORMAT_VERSION}
@@ -184,7 +185,7 @@ ODD = [None, True, -1, 0, 2**63, 10**400, 1.5, 1e308, float("nan"), float("inf")
 
 
 @each_kind
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data())
 def test_whatever_is_changed_it_is_read_or_refused(
     kind: Kind, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from param_tools.errors import ModelFormatError
 from param_tools.graph import Layer, Model, ParamValue
 from param_tools.param_text import format_param, parse_param
+from tests.examples import examples
 
 HEAD = "7767517\n2 2\n"
 INPUT, RELU = "Input in 0 1 a\n", "ReLU r 1 1 a b\n"
@@ -197,14 +198,14 @@ _TAILS = st.one_of(
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=examples(1500), deadline=None, derandomize=True)
 @example("0=1 2=3 0=")
 @given(_TAILS)
 def test_whatever_we_accept_ncnn_reads_the_same(tail: str) -> None:
     same_parameters(tail)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300), deadline=None, derandomize=True)
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_floats_we_write_ncnn_reads_back(value: float) -> None:
     model = Model((Layer("Probe", "p", (), ("a",), {0: ParamValue(value), 1: ParamValue((value, -value))}),))

@@ -15,6 +15,7 @@ from param_tools.graph import Layer
 from param_tools.param_binary import TYPE_NAMES
 from param_tools.param_text import parse_param
 from param_tools.schema import LAYERS, ONE_BLOB_TYPES, array_specs, int_params
+from tests.examples import examples
 from tests.integration.format_cases import CASES, Case, make_layer, ncnn_loads
 
 BYTES = (3, 4, 6, 8)
@@ -123,7 +124,7 @@ def weighted_layers(draw: st.DrawFn) -> Layer:
     return make_layer(schema.type, **params)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=examples(600), deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(weighted_layers())
 def test_arrays_are_those_that_ncnn_loads_for_any_parameters(layer: Layer) -> None:
     try:

@@ -15,11 +15,12 @@ from param_tools.param_text import format_param
 from param_tools.schema import ONE_BLOB_TYPES
 from param_tools.shapes import BlobShape, infer_shapes
 from param_tools.shapes.infer import RULES
+from tests.examples import examples
 from tests.integration.format_cases import make_layer
 from tests.integration.stock_shapes import stock_shapes
 
 SWEEP = settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],

@@ -23,6 +23,7 @@ from flexnn_ncnn.runtime.direct_stream import DirectStream, largest_load_bytes
 from flexnn_ncnn.runtime.streams import Load, MappedStream, Stream, open_stream
 from flexnn_ncnn.runtime.weight_source import WeightSource
 from param_tools.errors import ModelFormatError
+from tests.examples import examples
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 VALUES = np.random.default_rng(0).standard_normal(1_500_000).astype(np.float32)
@@ -191,7 +192,7 @@ def test_a_load_larger_than_the_memory_is_refused(source: WeightSource) -> None:
         DirectStream(source, LOADS, largest_load_bytes(LOADS) - 1)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_loads_in_any_memory_that_holds_them(source: WeightSource, data: st.DataObject) -> None:
     piece = st.builds(fp32, st.integers(0, 100_000), st.integers(1, 30_000))

@@ -18,6 +18,7 @@ from flexnn_ncnn.plan import WeightPiece
 from flexnn_ncnn.runtime import weight_source
 from flexnn_ncnn.runtime.weight_source import WeightSource
 from param_tools.errors import ModelFormatError
+from tests.examples import examples
 
 MAPPED = weight_source._MAP_FROM_BYTES
 LARGE = 3 * MAPPED
@@ -111,7 +112,7 @@ def test_every_kind_can_be_read_past_its_end(encoding: str, tmp_path: Path) -> N
         source.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_any_piece_is_what_lies_there(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.bin"

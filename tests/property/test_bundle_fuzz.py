@@ -13,6 +13,7 @@ from flexnn_ncnn.bundles.archive import pack, unpack
 from flexnn_ncnn.bundles.manifest import MANIFEST, read_manifest
 from param_tools.errors import FlexnnError
 from tests.bundles import contents_of, write_bundle
+from tests.examples import examples
 
 
 def _packed() -> tuple[bytes, dict[str, bytes]]:
@@ -46,7 +47,7 @@ def refused_or_the_same(data: bytes) -> None:
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_any_byte_changed(position: int, change: int) -> None:
     data = bytearray(GOOD)
     data[position] ^= change
@@ -54,18 +55,18 @@ def test_any_byte_changed(position: int, change: int) -> None:
 
 
 @given(st.integers(0, len(GOOD)))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_cut_anywhere(count: int) -> None:
     refused_or_the_same(GOOD[:count])
 
 
 @given(st.integers(0, 20), st.binary(max_size=600))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 def test_any_block_replaced(block: int, data: bytes) -> None:
     refused_or_the_same(GOOD[: block * 512] + data + GOOD[block * 512 + len(data) :])
 
 
 @given(st.binary(max_size=2000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_bytes_of_any_kind(data: bytes) -> None:
     refused_or_the_same(data)

@@ -21,6 +21,7 @@ from param_tools.param_text import format_param, parse_param
 from param_tools.schema import LAYERS, array_specs
 from param_tools.shapes import BlobShape, infer_shapes
 from param_tools.weights import StoredArray
+from tests.examples import examples
 
 TEXT = """7767517
 9 10
@@ -35,7 +36,7 @@ LSTM                     lstm                     1 1 h i 0=2 1=48 2=2
 LayerNorm                norm                     1 1 i j 0=4 1=1.000000e-05
 """
 MODEL = parse_param(TEXT)
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=examples(250), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def packed() -> bytes:
@@ -202,7 +203,7 @@ def float32(value: object) -> object:
     return np.float32(value) if isinstance(value, float) else value
 
 
-@settings(FUZZ, max_examples=100)
+@settings(FUZZ, max_examples=examples(100))
 @given(models())
 def test_any_model_reads_back_as_written(model: Model) -> None:
     read = parse_param(format_param(model))
@@ -218,7 +219,7 @@ def test_any_model_reads_back_as_written(model: Model) -> None:
 _BLOB = st.integers(1, 4).flatmap(lambda rank: st.tuples(*[st.integers(1, 40)] * rank))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_layer_gets_shapes_or_a_reason(data: st.DataObject) -> None:
     """Whatever the parameters: a shape, or words; no exception and no shape that cannot be."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.options import RunOptions
 from param_tools.encoding import Encoding
+from tests.examples import examples
 from tests.integration.pipeline import assert_close, budgets, prepared
 from tests.property.random_graphs import Graph, graphs
 
@@ -18,7 +19,7 @@ TOLERANCE = 1e-3
 HALF_TOLERANCE = 1e-2
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.data())
 def test_any_plan_answers_what_stock_ncnn_answers(graph: Graph, data: st.DataObject) -> None:
     options = RunOptions(

@@ -13,6 +13,7 @@ from param_tools.shapes import BlobShape
 from param_tools.slicing.cut import Cut, file_axes
 from param_tools.slicing.policy import cuts
 from param_tools.slicing.rule import Axis
+from tests.examples import examples
 from tests.property import slicing_cases
 from tests.property.slicing_cases import Case
 from tests.property.slicing_stock import model_of, option, whole_and_sliced
@@ -87,7 +88,7 @@ def test_known_traps(kind: str, params: str, shape: tuple[int, ...], packing: bo
 
 
 def sweep(max_examples: int) -> settings:
-    return settings(max_examples=max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(max_examples=examples(max_examples), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @sweep(120)

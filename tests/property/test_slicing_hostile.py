@@ -11,6 +11,7 @@ from param_tools.schema import LAYERS, array_specs, with_named_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.policy import cut_axis
 from param_tools.slicing.registry import RULES, axes, take
+from tests.examples import examples
 
 _NUMBERS = st.one_of(st.integers(-2, 20), st.sampled_from([-234, -233, 48, 64, 100, 400, 410, 2**31 - 1, -(2**31)]))
 _EXTENTS = st.one_of(st.integers(1, 9), st.just(2**20))
@@ -50,7 +51,7 @@ def blob_shapes(draw: st.DrawFn) -> BlobShape:
     return BlobShape.from_numpy(draw(st.one_of(st.just([16, 8, 8]), st.lists(_EXTENTS, min_size=1, max_size=4))))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(layers(), blob_shapes(), st.booleans(), st.integers(1, 1000))
 def test_nonsense_ends_in_an_error_of_ours_or_in_whole_slices(
     layer: Layer, shape: BlobShape, known: bool, max_bytes: int

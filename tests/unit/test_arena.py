@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.planning.arena import place
 from flexnn_ncnn.planning.problem import Buffer, live_bytes
+from tests.examples import examples
 from tests.unit.profiles import buffer
 
 STEPS = 12
@@ -32,7 +33,7 @@ def overlaps(found: list[Buffer], offsets: tuple[int, ...]) -> list[tuple[str, s
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(buffers())
 def test_buffers_that_exist_at_once_never_overlap(found: list[Buffer]) -> None:
     offsets, size = place(found)
@@ -42,7 +43,7 @@ def test_buffers_that_exist_at_once_never_overlap(found: list[Buffer]) -> None:
     assert size >= max(live_bytes(found, STEPS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(buffers())
 def test_the_same_buffers_get_the_same_places(found: list[Buffer]) -> None:
     assert place(found) == place(list(found))
@@ -63,7 +64,7 @@ def smallest_arena(found: list[Buffer]) -> int:
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(buffers(5))
 def test_few_buffers_are_placed_nearly_as_well_as_they_can_be(found: list[Buffer]) -> None:
     assert place(found)[1] <= 1.25 * smallest_arena(found)

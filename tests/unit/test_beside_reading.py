@@ -13,6 +13,7 @@ from flexnn_ncnn.errors import BudgetError, UsageError
 from flexnn_ncnn.planning.planner import Schedule, Workload, read_seconds, schedule, smallest_budget, workload
 from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile
 from flexnn_ncnn.storage import Storage, checked_page_cache
+from tests.examples import examples
 from tests.unit.profiles import cost, layer, model
 
 BASE = 1000
@@ -72,7 +73,7 @@ def test_in_between_both_take_about_as_long() -> None:
     assert read_seconds(decided) == pytest.approx(computing, rel=0.15)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=8), st.floats(1e4, 1e12), st.floats(1.0, 8.0))
 def test_the_smallest_budget_works_and_less_does_not(weights: list[int], speed: float, factor: float) -> None:
     work = work_for(speed, *weights)

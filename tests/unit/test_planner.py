@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, stock_forecast, workload
 from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile, RowWindow
+from tests.examples import examples
 from tests.unit.profiles import PLANE, cost, layer, model, split
 
 BASE = 1000
@@ -52,7 +53,7 @@ def test_a_schedule_keeps_its_budget_and_adds_up() -> None:
         assert decided.predicted_seconds == pytest.approx(sum(choice.seconds for choice in made))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6), st.floats(1, 20))
 def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor: float) -> None:
     work = workload(network(*weights))
@@ -65,7 +66,7 @@ def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor:
     assert schedule(work, int(least * factor), BASE).budget_bytes == int(least * factor)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6))
 def test_more_budget_is_hardly_slower(weights: list[int]) -> None:
     work = workload(network(*weights))

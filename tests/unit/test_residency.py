@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flexnn_ncnn.planning.candidates import Candidates, Row
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.residency import Selection, select, smallest
+from tests.examples import examples
 from tests.unit.profiles import choice
 
 Layers = list[list[Choice]]
@@ -76,7 +77,7 @@ def chosen_of(found: Layers, selection: Selection) -> tuple[Choice, ...]:
     return tuple(ways[column] for ways, column in zip(found, selection.chosen, strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(layers(), st.integers(0, 400))
 def test_a_selection_fits_and_says_what_it_needs(found: Layers, memory: int) -> None:
     selection = select(candidates(found), memory)
@@ -93,7 +94,7 @@ def test_a_selection_fits_and_says_what_it_needs(found: Layers, memory: int) -> 
     assert selection.raw_bytes == max(RESULT, *(one.raw_bytes for one in chosen))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(layers(), st.integers(0, 400))
 def test_a_selection_is_near_the_optimum(found: Layers, memory: int) -> None:
     selection, best = select(candidates(found), memory), optimum(found, memory)
@@ -105,7 +106,7 @@ def test_a_selection_is_near_the_optimum(found: Layers, memory: int) -> None:
 def test_selections_are_the_optimum_nearly_always() -> None:
     ratios: list[float] = []
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=examples(200), deadline=None, derandomize=True, database=None)
     @given(layers(), st.integers(0, 400))
     def collect(found: Layers, memory: int) -> None:
         selection, best = select(candidates(found), memory), optimum(found, memory)
@@ -116,7 +117,7 @@ def test_selections_are_the_optimum_nearly_always() -> None:
     assert sum(ratios) / len(ratios) < 1.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(layers(), st.integers(0, 300), st.integers(1, 100))
 def test_more_memory_is_hardly_slower(found: Layers, memory: int, more: int) -> None:
     little, much = select(candidates(found), memory), select(candidates(found), memory + more)
@@ -125,13 +126,13 @@ def test_more_memory_is_hardly_slower(found: Layers, memory: int, more: int) -> 
         assert much.seconds <= 1.05 * little.seconds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(layers(), st.integers(0, 400))
 def test_the_same_problem_has_the_same_answer(found: Layers, memory: int) -> None:
     assert select(candidates(found), memory) == select(candidates([list(ways) for ways in found]), memory)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(layers())
 def test_the_smallest_memory_works_and_is_no_more_than_streaming_needs(found: Layers) -> None:
     least, culprit, _ = smallest(candidates(found))
@@ -142,7 +143,7 @@ def test_the_smallest_memory_works_and_is_no_more_than_streaming_needs(found: La
     assert 0 <= culprit < len(found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(layers(most_load_bytes=400, may_slice=False))
 def test_the_smallest_memory_works_where_loading_what_stays_needs_much(found: Layers) -> None:
     least, _, _ = smallest(candidates(found))

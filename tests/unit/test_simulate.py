@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
+from tests.examples import examples
 
 loads = st.lists(
     st.builds(Load, st.floats(0, 1), st.integers(0, 50), st.integers(0, 50)),
@@ -31,7 +32,7 @@ def test_loads_in_memory_at_once_fit(found: list[Load], heap_bytes: int, raw_byt
             assert over, "as far ahead as memory allows"
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(loads, st.lists(st.floats(0, 1), min_size=12, max_size=12), st.integers(50, 500))
 def test_an_inference_takes_as_long_as_its_slower_side_and_no_longer_than_both(
     found: list[Load], seconds: list[float], room: int
