@@ -13,6 +13,7 @@ __all__ = [
     "BudgetError",
     "BudgetExceededError",
     "BundleError",
+    "DeviceMemoryError",
     "FlexnnError",
     "InputError",
     "MismatchError",
@@ -54,6 +55,12 @@ class TransferError(FlexnnError):
 
 class BundleError(FlexnnError):
     """A bundle that is damaged, or none."""
+
+
+class DeviceMemoryError(FlexnnError):
+    """A budget that the device it is meant for has no memory for."""
+
+    exit_code = 3
 
 
 class BudgetError(FlexnnError):

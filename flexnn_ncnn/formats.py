@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from flexnn_ncnn import machine, plan, profile
 from flexnn_ncnn.errors import InputError, PlanError, ProfileError
-from flexnn_ncnn.machine import Machine
+from flexnn_ncnn.machine import Device
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.profile import ModelProfile
@@ -23,9 +23,9 @@ from flexnn_ncnn.profile_check import check_profile
 from param_tools.errors import FlexnnError, FormatVersionError
 
 __all__ = [
+    "device_document",
     "has_plan",
-    "machine_document",
-    "read_machine",
+    "read_device",
     "read_plan",
     "read_profile",
     "read_record",
@@ -100,12 +100,13 @@ def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
     return found
 
 
-def machine_document(value: Machine) -> dict[str, Any]:
-    """A machine as JSON for people and `read_machine`, with its fingerprint."""
-    return _document(value, _MACHINE, machine.FORMAT_VERSION) | {"fingerprint": value.fingerprint}
+def device_document(value: Device) -> dict[str, Any]:
+    """A device as JSON for people and `read_device`: the facts of its machine, their fingerprint, and the rest."""
+    rest = {"fingerprint": value.machine.fingerprint, "ram_bytes": value.ram_bytes, "has_threads": value.has_threads}
+    return _document(value.machine, _MACHINE, machine.FORMAT_VERSION) | rest
 
 
-def read_machine(path: str | os.PathLike[str]) -> Machine:
+def read_device(path: str | os.PathLike[str]) -> Device:
     """Read what `flexnn fingerprint` wrote.
 
     Raises:
@@ -114,8 +115,9 @@ def read_machine(path: str | os.PathLike[str]) -> Machine:
     """
     document = read_document(_MACHINE, machine.FORMAT_VERSION, path, InputError)
     stated = document.pop("fingerprint", None)
-    found = decode_record(Machine, document, _MACHINE, path, InputError)
-    if stated != found.fingerprint:
+    rest = {name: document.pop(name) for name in ("ram_bytes", "has_threads") if name in document}
+    found = decode_record(Device, {"machine": document, **rest}, _MACHINE, path, InputError)
+    if stated != found.machine.fingerprint:
         raise InputError(f"{os.fspath(path)}: its fingerprint is not that of its facts", hint="make it again")
     return found
 

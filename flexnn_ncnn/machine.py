@@ -11,9 +11,9 @@ from pathlib import Path
 
 from flexnn_ncnn.sha256 import sha256
 
-__all__ = ["FORMAT_VERSION", "Machine", "core_name", "this_machine"]
+__all__ = ["FORMAT_VERSION", "Device", "Machine", "core_name", "this_machine"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _UNITS = {"": 1, "K": 1024, "M": 1024 * 1024}
 # part numbers of cores designed by Arm (implementer 0x41), as the kernel shows them
@@ -77,6 +77,21 @@ class Machine:
         """The machine in a few words for people."""
         cores = " and ".join(self.cores) or "unknown cores"
         return f"{self.architecture}, {self.cpus} x {cores}, {self.page_bytes // 1024} KiB pages"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A machine as `flexnn fingerprint` tells it to others.
+
+    Attributes:
+        machine: what profiles and plans belong to.
+        ram_bytes: its memory, 0 where nobody tells.
+        has_threads: whether its ncnn computes on several threads.
+    """
+
+    machine: Machine
+    ram_bytes: int
+    has_threads: bool
 
 
 def this_machine(ncnn_version: str, root: Path = Path("/")) -> Machine:

@@ -88,7 +88,7 @@ class Trials:
             BudgetError: there is none.
         """
         if not process_memory.peak_is_exact():
-            return self._untried(budget_bytes, base_bytes)
+            return self.untried(budget_bytes, base_bytes)
         self._report(0)
         stock = self._stock(budget_bytes, base_bytes)
         if stock is not None:
@@ -129,8 +129,12 @@ class Trials:
             raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
         return best
 
-    def _untried(self, budget_bytes: int, base_bytes: int) -> Plan:
-        """The best plan by what is predicted."""
+    def untried(self, budget_bytes: int, base_bytes: int) -> Plan:
+        """The best plan by what is predicted, with room for doubt.
+
+        Raises:
+            BudgetError: there is none.
+        """
         forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
         if forecast_bytes + _NOISE_BYTES <= budget_bytes:
             return stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)

@@ -32,6 +32,7 @@ def write_bundle(folder: Path, contents: dict[str, bytes] | None = None, **chang
         options=RunOptions(),
         inputs=(InputSpec("in0", (3, 4, 4), "float32"),),
         made_for="tests",
+        made_for_fingerprint="",
         machine=MACHINE,
         versions=(("ncnn", "1.0"),),
         files=tuple(FileEntry(name, len(files[name]), hashlib.sha256(files[name]).hexdigest()) for name in FILES),

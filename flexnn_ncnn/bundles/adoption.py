@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from flexnn_ncnn.bundles.manifest import Manifest
 from flexnn_ncnn.bundles.opening import Bundle, Progress
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.device import here
@@ -56,7 +57,7 @@ def adopt_plan(
         return ""
     cache = PlanCache.of(request, inputs, cache_dir())
     if cache.machine != bundle.manifest.machine.fingerprint:
-        return difference(bundle.manifest.machine, here())
+        return difference(bundle.manifest, here())
     try:
         plan, profile = read_plan(bundle.plan_path), read_profile(bundle.profile_path)
     except (PlanError, ProfileError, FormatVersionError) as error:
@@ -75,8 +76,11 @@ def adopt_plan(
     return ""
 
 
-def difference(made_on: Machine, machine: Machine) -> str:
-    """What two machines differ in, in words."""
+def difference(manifest: Manifest, machine: Machine) -> str:
+    """Why a plan that was made for another machine is not for this one, in words."""
+    made_on = manifest.machine
+    if manifest.made_for_fingerprint not in ("", made_on.fingerprint, machine.fingerprint):
+        return f"it is meant for {manifest.made_for}, and this is {machine.summary}"
     if made_on.ncnn_version != machine.ncnn_version:
         return f"it was made with ncnn {made_on.ncnn_version}, and here is {machine.ncnn_version}"
     if made_on.summary != machine.summary:

@@ -28,15 +28,22 @@ from flexnn_ncnn.bundles.manifest import (
     write_manifest,
 )
 from flexnn_ncnn.bundles.opening import Progress
-from flexnn_ncnn.bundles.targets import Target
+from flexnn_ncnn.bundles.targets import Target, check_target, notes
 from flexnn_ncnn.device import here
-from flexnn_ncnn.errors import BundleError, InputError
-from flexnn_ncnn.formats import write_profile
+from flexnn_ncnn.errors import BundleError, InputError, ProfileError
+from flexnn_ncnn.fingerprint import model_identity
+from flexnn_ncnn.formats import write_plan, write_profile
 from flexnn_ncnn.input_spec import InputSpec
+from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.paths import cache_dir
+from flexnn_ncnn.plan import Plan
+from flexnn_ncnn.planning.planner import workload
 from flexnn_ncnn.preparation import PlanCache, Request, prepare
+from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.scheduling import profile_model_files
+from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
 from param_tools.files import atomic_write, open_regular
+from param_tools.model_io import open_model
 
 __all__ = ["BundleReport", "Wanted", "make_bundle"]
 
@@ -51,6 +58,7 @@ class Wanted:
         zoo: its name in the zoo, "" for none.
         inputs: what the network is fed, shapes included.
         target: what the bundle is meant to run on.
+        profile: what was measured there, for a plan that it can use as it is; None to measure here.
     """
 
     request: Request
@@ -58,6 +66,7 @@ class Wanted:
     zoo: str
     inputs: Sequence[InputSpec]
     target: Target
+    profile: ModelProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +77,9 @@ class BundleReport:
         path: where it is.
         size_bytes: of its files together.
         manifest: what it says about itself.
-        predicted_peak_bytes: what the plan holds on this machine.
+        predicted_peak_bytes: what the plan holds where its profile was measured.
         is_ready: whether what it is made for can use the plan as it is.
+        notes: what should be known before it is brought there.
     """
 
     path: Path
@@ -77,12 +87,15 @@ class BundleReport:
     manifest: Manifest
     predicted_peak_bytes: int
     is_ready: bool
+    notes: tuple[str, ...]
 
 
 def make_bundle(
     wanted: Wanted, arrays: Mapping[str, npt.NDArray[Any]], out_path: Path, progress: Progress | None = None
 ) -> BundleReport:
     """Profile, plan and try a model here, and write a bundle of it, replacing what is at `out_path`.
+
+    With a profile of another machine, it is planned for that one instead, and tried there.
 
     Args:
         wanted: what to put into it.
@@ -92,15 +105,19 @@ def make_bundle(
 
     Raises:
         InputError: `out_path` is there and no bundle.
+        DeviceMemoryError, UsageError: not on this device.
+        ProfileError: the profile is not of this model with these options and inputs.
         FlexnnError: as `prepare`; or it cannot be written.
     """
+    request = wanted.request
+    check_target(wanted.target, request.budget_bytes, request.options.num_threads)
     _refuse_foreign(out_path)
-    plan, plan_path = prepare(wanted.request, arrays, progress)
-    sources = {PARAM: wanted.request.param_path, WEIGHTS: wanted.request.bin_path, PLAN: plan_path}
     aside = _folder_beside(out_path)
     try:
-        _write_profile(wanted.request, arrays, aside / PROFILE, progress)
-        sources[PROFILE] = aside / PROFILE
+        plan, profile = _planned_here(request, arrays, progress) if wanted.profile is None else _planned_there(wanted)
+        write_plan(plan, aside / PLAN)
+        write_profile(profile, aside / PROFILE)
+        sources = {PARAM: request.param_path, WEIGHTS: request.bin_path, PLAN: aside / PLAN, PROFILE: aside / PROFILE}
         manifest = _fill(aside, wanted, sources, progress)
         if out_path.suffix == SUFFIX:
             with atomic_write(out_path) as file:
@@ -109,7 +126,9 @@ def make_bundle(
             _put_in_place(aside, out_path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return BundleReport(out_path, manifest.size_bytes, manifest, plan.predicted_peak_bytes, wanted.target.is_here)
+    said = notes(wanted.target, request.budget_bytes, request.options.num_threads, plan.streamed_bytes)
+    is_ready = plan.machine == wanted.target.fingerprint
+    return BundleReport(out_path, manifest.size_bytes, manifest, plan.predicted_peak_bytes, is_ready, tuple(said))
 
 
 def _fill(aside: Path, wanted: Wanted, sources: Mapping[str, Path], progress: Progress | None) -> Manifest:
@@ -134,7 +153,8 @@ def _fill(aside: Path, wanted: Wanted, sources: Mapping[str, Path], progress: Pr
         options=wanted.request.options,
         inputs=tuple(wanted.inputs),
         made_for=wanted.target.summary,
-        machine=here(),
+        made_for_fingerprint=wanted.target.fingerprint,
+        machine=_measured_on(wanted.profile),
         versions=tuple((name, _version(name)) for name in ("flexnn-ncnn", "ncnn", "numpy")),
         files=tuple(entries),
     )
@@ -142,12 +162,37 @@ def _fill(aside: Path, wanted: Wanted, sources: Mapping[str, Path], progress: Pr
     return manifest
 
 
-def _write_profile(
-    request: Request, arrays: Mapping[str, npt.NDArray[Any]], path: Path, progress: Progress | None
-) -> None:
-    """The profile behind the plan; measured again where the plan was there and the profile is not."""
+def _planned_here(
+    request: Request, arrays: Mapping[str, npt.NDArray[Any]], progress: Progress | None
+) -> tuple[Plan, ModelProfile]:
+    """The plan and the profile behind it, which is measured again where the plan was there and the profile is not."""
+    plan, _ = prepare(request, arrays, progress)
     profile = PlanCache.of(request, arrays, cache_dir()).read_profile()
-    write_profile(profile or profile_model_files(request, arrays, progress), path)
+    return plan, profile or profile_model_files(request, arrays, progress)
+
+
+def _planned_there(wanted: Wanted) -> tuple[Plan, ModelProfile]:
+    """A plan for the machine that the profile was measured on."""
+    assert wanted.profile is not None
+    request, profile = wanted.request, wanted.profile
+    shapes = {one.blob: one.shape for one in wanted.inputs}
+    if profile.model_id != model_identity(request.param_path, request.bin_path):
+        problem = f"not of {request.param_path}"
+    elif profile.options != request.options:
+        problem = f"for {profile.options.num_threads} threads, or other options"
+    elif {blob: layout.numpy_shape for blob, layout in profile.inputs} != shapes:
+        problem = "for inputs of other shapes"
+    elif profile.machine_facts is None or profile.machine != wanted.target.fingerprint:
+        problem = "of another machine than the one the bundle is for"
+    else:
+        with open_model(request.param_path, request.bin_path) as model:
+            trials = Trials(model, workload(profile), {}, None, Path())
+            return trials.untried(request.budget_bytes, FIRST_BASE_BYTES), profile
+    raise ProfileError(f"the profile is {problem}", hint="make it with 'flexnn profile' on the device")
+
+
+def _measured_on(profile: ModelProfile | None) -> Machine:
+    return here() if profile is None or profile.machine_facts is None else profile.machine_facts
 
 
 def _refuse_foreign(out_path: Path) -> None:

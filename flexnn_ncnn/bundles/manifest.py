@@ -17,7 +17,7 @@ from param_tools.files import atomic_write
 
 __all__ = ["FILES", "FORMAT", "FORMAT_VERSION", "MANIFEST", "FileEntry", "Manifest", "read_manifest", "write_manifest"]
 
-FORMAT, FORMAT_VERSION = "flexnn-bundle", 1
+FORMAT, FORMAT_VERSION = "flexnn-bundle", 2
 MANIFEST = "bundle.json"
 PARAM, WEIGHTS, PROFILE, PLAN = "model.param", "model.bin", "profile.json", "plan.json"
 FILES = (PARAM, WEIGHTS, PROFILE, PLAN)
@@ -54,7 +54,8 @@ class Manifest:
         options: how to compute.
         inputs: what the network is fed.
         made_for: what it is meant to run on, for people.
-        machine: where profile and plan were measured.
+        made_for_fingerprint: of the machine it is meant for, "" for a kind of machine.
+        machine: where the profile was measured.
         versions: of the packages that made it.
         files: size and hash of every file, in the order of `FILES`.
     """
@@ -65,6 +66,7 @@ class Manifest:
     options: RunOptions
     inputs: tuple[InputSpec, ...]
     made_for: str
+    made_for_fingerprint: str
     machine: Machine
     versions: tuple[tuple[str, str], ...]
     files: tuple[FileEntry, ...]

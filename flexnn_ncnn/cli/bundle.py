@@ -40,6 +40,13 @@ __all__ = ["command"]
     help="What it is made for: pi4, pi5, android, or a file of 'flexnn fingerprint' of that machine.",
 )
 @click.option(
+    "--profile",
+    "profile_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PROFILE.json",
+    help="What 'flexnn profile' measured on the device: plan for it here, so that it need not measure.",
+)
+@click.option(
     "-o",
     "--output",
     "out_path",
@@ -58,6 +65,7 @@ def command(
     bin_path: Path | None,
     budget_bytes: int,
     target: str,
+    profile_path: Path | None,
     out_path: Path,
     inputs: tuple[str, ...],
     image: Path | None,
@@ -70,16 +78,22 @@ def command(
     """Write everything a device needs to run a model within a budget.
 
     The model is measured, planned and tried here. A machine like this one uses that plan as it is; any other one
-    measures the model at its first run and makes a plan of its own. Every file is proved by its SHA-256.
+    measures the model at its first run and makes a plan of its own. With --profile it is planned here with what was
+    measured there, and tried there before it is used. Every file is proved by its SHA-256.
+
+    With --for, a budget beyond the device's memory and more threads than it has CPUs are refused, and what should be
+    known beforehand is said. Where the file of another machine's fingerprint is given, 'flexnn run' elsewhere says so.
 
     \b
     Examples:
       flexnn bundle squeezenet --budget 8MB --for pi5 -o squeezenet-bundle
       flexnn bundle my_model.param --budget 64MiB --for pi.json -o my_model.tar
+      flexnn bundle my_model.param --budget 64MiB --profile measured-on-pi.json -o my_model.tar
     """
     from flexnn_ncnn.bundles.making import Wanted, make_bundle
     from flexnn_ncnn.bundles.targets import find_target
     from flexnn_ncnn.device import here
+    from flexnn_ncnn.formats import read_profile
     from flexnn_ncnn.model_inputs import input_specs
     from flexnn_ncnn.options import RunOptions
     from flexnn_ncnn.preparation import Request
@@ -88,7 +102,8 @@ def command(
     from param_tools.model_io import read_param
 
     refuse_existing(out_path, overwrite)
-    made_for = find_target(target, here())
+    profile = read_profile(profile_path) if profile_path else None
+    made_for = find_target(target, here(), profile.machine_facts if profile else None)
     files = resolve_model(model, bin_path)
     feed = read_feed(model, files, inputs, image, shapes)
     fed = {blob: tuple(array.shape) for blob, array in feed.arrays.items()}
@@ -99,6 +114,7 @@ def command(
         zoo=files.entry.name if files.entry else "",
         inputs=input_specs(read_param(files.param_path), fed),
         target=made_for,
+        profile=profile,
     )
     with ProgressBars(disable=quiet) as bars:
         report = make_bundle(wanted, feed.arrays, out_path, bars.update)

@@ -34,18 +34,18 @@ def command(out_path: Path | None, overwrite: bool, as_json: bool) -> None:
       flexnn fingerprint
       flexnn fingerprint -o pi.json
     """
-    from flexnn_ncnn.device import here
-    from flexnn_ncnn.formats import machine_document
+    from flexnn_ncnn.device import this_device
+    from flexnn_ncnn.formats import device_document
     from flexnn_ncnn.reporters.devices import write_machine
     from flexnn_ncnn.reporters.json_report import to_json, write_json
     from param_tools.model_io import atomic_write
 
     refuse_existing(out_path, overwrite)
-    found = here()
+    found = this_device()
     if out_path is not None:
         with atomic_write(out_path, "w") as file:
-            file.write(to_json(machine_document(found)) + "\n")
+            file.write(to_json(device_document(found)) + "\n")
     if as_json:
-        write_json(machine_document(found), sys.stdout)
+        write_json(device_document(found), sys.stdout)
     else:
-        write_machine(found, sys.stdout)
+        write_machine(found.machine, sys.stdout)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flexnn_ncnn.machine import Machine, this_machine
+from flexnn_ncnn.device.ram import ram_bytes
+from flexnn_ncnn.machine import Device, Machine, this_machine
 
-__all__ = ["here"]
+__all__ = ["here", "this_device"]
 
 
 def here() -> Machine:
@@ -12,3 +13,10 @@ def here() -> Machine:
     from flexnn_ncnn.runtime import native
 
     return this_machine(native.ncnn_version())
+
+
+def this_device() -> Device:
+    """This machine with what others should know of it."""
+    from flexnn_ncnn.runtime import native
+
+    return Device(here(), ram_bytes(), native.has_threads())

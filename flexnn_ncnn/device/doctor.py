@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flexnn_ncnn.capabilities import CAPABILITY_EFFECTS
 from flexnn_ncnn.device.cpus import CpuGroup, cpu_groups
+from flexnn_ncnn.device.ram import memory_sizes
 from flexnn_ncnn.device.storage import StorageSpeed, measure_storage
 from flexnn_ncnn.machine import this_machine
 from flexnn_ncnn.memory_limits import MemoryLimits
@@ -198,11 +199,7 @@ def _ncnn_advice() -> str:
 
 
 def _memory(root: Path) -> Memory:
-    sizes = {}
-    for line in _text(root / "proc/meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        number = rest.split()[:1]
-        sizes[name] = int(number[0]) * 1024 if number and number[0].isdecimal() else 0
+    sizes = memory_sizes(root)
     state = MemoryLimits(root).read()
     ram, swap = sizes.get("MemTotal", 0), sizes.get("SwapTotal", 0)
     if state is None:

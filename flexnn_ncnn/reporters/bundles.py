@@ -15,13 +15,14 @@ def write_bundle(report: BundleReport, stream: TextIO) -> None:
     """Writes what was put where, and what the device will do with it."""
     manifest = report.manifest
     predicted = format_bytes(report.predicted_peak_bytes)
-    plan = "used as it is there" if report.is_ready else "a forecast: it is measured there"
+    plan = "used there once it has been tried" if report.is_ready else "a forecast: it is measured there"
     for label, text in (
         ("bundle", f"{report.path}, {format_bytes(report.size_bytes)}"),
         ("model", manifest.model),
-        ("budget", f"{format_bytes(manifest.budget_bytes)}, of which {predicted} are held on this machine"),
+        ("budget", f"{format_bytes(manifest.budget_bytes)}, of which {predicted} are held where it was measured"),
         ("made for", manifest.made_for),
-        ("made on", manifest.machine.summary),
+        ("measured", manifest.machine.summary),
         ("plan", plan),
+        *(("note", note) for note in report.notes),
     ):
         stream.write(f"{label:<9} {printable(text)}\n")

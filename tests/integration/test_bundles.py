@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn import zoo
-from flexnn_ncnn.bundles.adoption import difference
+from flexnn_ncnn.bundles import making, open_bundle
+from flexnn_ncnn.bundles.adoption import adopt_plan, bundle_request, difference
 from flexnn_ncnn.bundles.manifest import MANIFEST, read_manifest, write_manifest
 from flexnn_ncnn.device import here
-from flexnn_ncnn.formats import read_plan
+from flexnn_ncnn.formats import read_plan, read_profile, write_profile
+from flexnn_ncnn.preparation import prepare
+from tests.integration import tiny_models
 from tests.integration.cli import Done, flexnn, flexnn_here
 from tests.integration.quick_plans import plans_made_here
 
@@ -166,6 +170,59 @@ def test_a_bundle_is_replaced_when_asked(bundle: Path, folder: Path, tmp_path: P
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.fixture(scope="module")
+def measured_there(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle's profile, as a machine that differs in what does not matter to ncnn would have it."""
+    profile, machine = read_profile(bundle / "profile.json"), replace(here(), cpus=99)
+    path = tmp_path_factory.mktemp("there") / "profile.json"
+    write_profile(replace(profile, machine=machine.fingerprint, machine_facts=machine), path)
+    return path
+
+
+def test_what_was_measured_on_the_device_is_planned_for_here_and_used_there(
+    measured_there: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "b"
+    arguments = ("bundle", "squeezenet11", "--budget", "12MB", "--profile", measured_there, "-o", target)
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "prepare", None)  # nothing is measured here
+        done = flexnn_here(*arguments, cache=folder / "cache")
+    assert done.status == 0, done.err
+    assert "used there once it has been tried" in done.out
+    manifest = read_manifest(target / MANIFEST)
+    assert manifest.machine.cpus == 99
+    assert manifest.made_for_fingerprint == manifest.machine.fingerprint == read_plan(target / "plan.json").machine
+    monkeypatch.setattr(os, "cpu_count", lambda: 99)  # and here we are there
+    monkeypatch.setenv("FLEXNN_CACHE_DIR", str(tmp_path / "cache"))
+    opened, inputs = open_bundle(target), zoo.sample_input(zoo.entry("squeezenet11"))
+    request = bundle_request(opened)
+    assert adopt_plan(opened, request, inputs) == ""
+    assert prepare(request, inputs)[0] == read_plan(target / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("squeezenet11", "--threads", "2"), "for 1 threads, or other options"),
+        (("squeezenet11", "--shape", "in0=3x192x192"), "for inputs of other shapes"),
+        (("squeezenet11", "--for", "FILE"), "of another machine"),
+        (("CLASSIFIER",), "not of "),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(
+    arguments: tuple[str, ...], complaint: str, measured_there: Path, folder: Path, tmp_path: Path
+) -> None:
+    cache = folder / "cache"
+    assert flexnn_here("fingerprint", "-o", tmp_path / "f.json", cache=cache).status == 0
+    known = {"FILE": tmp_path / "f.json", "CLASSIFIER": tiny_models.classifier(tmp_path)}
+    words = [known.get(word, word) for word in arguments]
+    common = ("--budget", "12MB", "--profile", measured_there, "-o", tmp_path / "b")
+    done = flexnn_here("bundle", *words, *common, cache=cache)
+    assert done.status == 1
+    assert f"the profile is {complaint}" in done.err
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
@@ -175,6 +232,8 @@ def test_a_bundle_is_replaced_when_asked(bundle: Path, folder: Path, tmp_path: P
         (("bundle", "squeezenet11", "--budget", "12MB", "--for", "toaster", "-o", "new"), 2, "pi4, pi5, android"),
         (("bundle", "squeezenet11", "--budget", "12MB", "--for", "no.json", "-o", "new"), 1, "cannot be read"),
         (("bundle", "squeezenet11", "--budget", "1MB", "-o", "new"), 3, "cannot work"),
+        (("bundle", "squeezenet11", "--budget", "9GiB", "--for", "pi4", "-o", "new"), 3, "8 GiB of memory at most"),
+        (("bundle", "squeezenet11", "--budget", "12MB", "--for", "pi4", "--threads", "8", "-o", "new"), 2, "4 CPUs"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -189,8 +248,12 @@ def test_what_makes_no_sense_is_refused(
     assert sorted(path.name for path in folder.iterdir()) == ["b", "cache"]
 
 
-def test_a_difference_is_put_into_words() -> None:
-    machine = here()
-    assert "ncnn 0.9" in difference(replace(machine, ncnn_version="0.9"), machine)
-    assert "16 KiB pages" in difference(replace(machine, page_bytes=16384), machine)
-    assert "features" in difference(replace(machine, features=()), machine)
+def test_a_difference_is_put_into_words(bundle: Path) -> None:
+    machine, manifest = here(), read_manifest(bundle / MANIFEST)
+    there = replace(machine, page_bytes=16384)
+    assert "ncnn 0.9" in difference(replace(manifest, machine=replace(machine, ncnn_version="0.9")), machine)
+    assert "16 KiB pages" in difference(replace(manifest, machine=there), machine)
+    assert "features" in difference(replace(manifest, machine=replace(machine, features=())), machine)
+    meant = replace(manifest, made_for="a board", made_for_fingerprint="0" * 16)
+    assert "meant for a board" in difference(meant, there)
+    assert "16 KiB pages" in difference(replace(meant, made_for_fingerprint=there.fingerprint), there)

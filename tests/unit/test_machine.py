@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.formats import machine_document, read_machine
-from flexnn_ncnn.machine import Machine, core_name, this_machine
+from flexnn_ncnn.formats import device_document, read_device
+from flexnn_ncnn.machine import Device, Machine, core_name, this_machine
 from param_tools.errors import FormatVersionError
 
 X86 = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n\n"
 PI_5 = "processor\t: {}\nFeatures\t: fp asimd asimdhp\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n\n"
 PHONE_LITTLE = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd05\n\n"
+DEVICE = Device(this_machine("1.0"), 8 * 1024**3, True)
 PHONE_BIG = "processor\t: 1\nFeatures\t: fp asimd\nCPU implementer\t: 0x51\nCPU part\t: 0x804\n\n"
 
 
@@ -80,9 +81,9 @@ def test_every_fact_counts() -> None:
 
 
 def test_a_fingerprint_in_a_file_comes_back(tmp_path: Path) -> None:
-    here, path = this_machine("1.0"), tmp_path / "f.json"
-    path.write_text(json.dumps(machine_document(here)))
-    assert read_machine(path) == here
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps(device_document(DEVICE)))
+    assert read_device(path) == DEVICE
 
 
 @pytest.mark.parametrize(
@@ -92,18 +93,19 @@ def test_a_fingerprint_in_a_file_comes_back(tmp_path: Path) -> None:
         ({"fingerprint": "0" * 16}, "not that of its facts"),
         ({"format": "flexnn-plan"}, "not a flexnn-fingerprint"),
         ({"cpus": "four"}, "cpus"),
+        ({"ram_bytes": "much"}, "ram_bytes"),
         ({"extra": 1}, "fields"),
     ],
 )
 def test_a_fingerprint_that_was_changed_is_refused(tmp_path: Path, changes: dict[str, object], complaint: str) -> None:
     path = tmp_path / "f.json"
-    path.write_text(json.dumps(machine_document(this_machine("1.0")) | changes))
+    path.write_text(json.dumps(device_document(DEVICE) | changes))
     with pytest.raises(InputError, match=complaint):
-        read_machine(path)
+        read_device(path)
 
 
 def test_a_fingerprint_of_another_release_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "f.json"
-    path.write_text(json.dumps(machine_document(this_machine("1.0")) | {"version": 99}))
+    path.write_text(json.dumps(device_document(DEVICE) | {"version": 99}))
     with pytest.raises(FormatVersionError):
-        read_machine(path)
+        read_device(path)
