@@ -8,7 +8,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,66 +170,120 @@ def decode_record(
 ) -> Record:
     """A dataclass from the fields of a document; errors as `read_record`."""
     try:
-        return typing.cast(Record, _decode(cls, document, kind, {}))
+        return typing.cast(Record, _decode(cls, document, kind))
     except (TypeError, ValueError, OverflowError) as problem:
         raise error(f"{os.fspath(path)}: {problem}", hint="make it again") from problem
 
 
-@cache
-def _hints(cls: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(cls)
+class _Misfit(ValueError):  # noqa: N818 - never seen outside
+    """A value that is not what a hint says; `where` is put together on the way out."""
+
+    def __init__(self, problem: str, where: str = "") -> None:
+        super().__init__(problem)
+        self.problem, self.where = problem, where
+
+    def within(self, outer: str) -> _Misfit:
+        """The same, seen from further out."""
+        return _Misfit(self.problem, outer + self.where)
 
 
-def _decode(hint: Any, value: Any, where: str, known: dict[str, Any]) -> Any:
+_Shared = dict[Any, Any]
+_Decode = Callable[[Any, _Shared], Any]
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint` says; ValueError names the field that is not.
 
-    Args:
-        hint: a type.
-        value: as JSON gives it.
-        where: the field.
-        known: tuples without records by their text: the parameters of all slices of a layer are one object.
+    Equal texts, and equal tuples and records of nothing but plain values, become one object: a plan says the same many
+    times.
     """
+    try:
+        return _decoder(hint)(value, {})
+    except _Misfit as misfit:
+        raise ValueError(f"{where}{misfit.where} {misfit.problem}") from None
+
+
+@cache
+def _decoder(hint: Any) -> _Decode:
     if dataclasses.is_dataclass(hint):
-        return _decode_record(typing.cast(type, hint), value, where, known)
+        return _record_decoder(typing.cast(type, hint))
     origin = typing.get_origin(hint)
     if origin is tuple:
-        return _decode_tuple(typing.get_args(hint), value, where, known)
+        return _tuple_decoder(typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
+        return _union_decoder(typing.get_args(hint))
+    name = getattr(hint, "__name__", hint)
+
+    def number(value: Any, _: _Shared) -> float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+        raise _Misfit(f"is {value!r}, not {name}")
+
+    def plain(value: Any, shared: _Shared) -> Any:
+        if type(value) is hint:
+            return shared.setdefault(value, value) if hint is str else value
+        raise _Misfit(f"is {value!r}, not {name}")
+
+    return number if hint is float else plain
+
+
+def _record_decoder(cls: type) -> _Decode:
+    hints = typing.get_type_hints(cls)
+    fields = {name: _decoder(hint) for name, hint in hints.items()}
+    is_leaf = all(hint in (int, str, bool) for hint in hints.values())
+
+    def record(value: Any, shared: _Shared) -> Any:
+        if not isinstance(value, dict) or value.keys() != fields.keys():
+            odd = sorted(set(value) ^ set(fields)) if isinstance(value, dict) else value
+            raise _Misfit(f"does not have the fields of a {cls.__name__}: {odd!r}")
+        found = {}
+        for name, decode in fields.items():
             try:
-                return _decode(option, value, where, known)
-            except ValueError:
+                found[name] = decode(value[name], shared)
+            except _Misfit as misfit:
+                raise misfit.within(f".{name}") from None
+        made = cls(**found)
+        return shared.setdefault(made, made) if is_leaf else made
+
+    return record
+
+
+def _tuple_decoder(args: tuple[Any, ...]) -> _Decode:
+    decoders = [_decoder(arg) for arg in args if arg is not Ellipsis]
+    any_length = len(args) == 2 and args[1] is Ellipsis
+    is_leaf = not any(map(_holds_records, args))
+
+    def items(value: Any, shared: _Shared) -> Any:
+        if not isinstance(value, list):
+            raise _Misfit(f"is {value!r}, not a list")
+        if not any_length and len(value) != len(decoders):
+            raise _Misfit(f"has {len(value)} items, not {len(decoders)}")
+        found = []
+        for i, (decode, item) in enumerate(zip(decoders * len(value) if any_length else decoders, value, strict=True)):
+            try:
+                found.append(decode(item, shared))
+            except _Misfit as misfit:
+                raise misfit.within(f"[{i}]") from None
+        made = tuple(found)
+        # by its text: 1 and 1.0 are equal, and not the same to ncnn
+        return shared.setdefault(repr(made), made) if is_leaf else made
+
+    return items
+
+
+def _union_decoder(options: tuple[Any, ...]) -> _Decode:
+    decoders = [_decoder(option) for option in options]
+
+    def first(value: Any, shared: _Shared) -> Any:
+        for decode in decoders:
+            try:
+                return decode(value, shared)
+            except _Misfit:
                 continue
-        raise ValueError(f"{where} is {value!r}")
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if hint is not float and type(value) is hint:
-        return value
-    raise ValueError(f"{where} is {value!r}, not {getattr(hint, '__name__', hint)}")
+        raise _Misfit(f"is {value!r}")
+
+    return first
 
 
-def _decode_record(cls: type, value: Any, where: str, known: dict[str, Any]) -> Any:
-    hints = _hints(cls)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-        odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else value
-        raise ValueError(f"{where} does not have the fields of a {cls.__name__}: {odd!r}")
-    return cls(**{name: _decode(hint, value[name], f"{where}.{name}", known) for name, hint in hints.items()})
-
-
-def _decode_tuple(args: tuple[Any, ...], value: Any, where: str, known: dict[str, Any]) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f"{where} is {value!r}, not a list")
-    is_plain = not any(isinstance(item, dict) for item in value)
-    text = f"{args}{value}" if is_plain else ""
-    if text in known:
-        return typing.cast(tuple[Any, ...], known[text])
-    if len(args) == 2 and args[1] is Ellipsis:
-        found = tuple(_decode(args[0], item, f"{where}[{i}]", known) for i, item in enumerate(value))
-    elif len(args) != len(value):
-        raise ValueError(f"{where} has {len(value)} items, not {len(args)}")
-    else:
-        pairs = enumerate(zip(args, value, strict=True))
-        found = tuple(_decode(arg, item, f"{where}[{i}]", known) for i, (arg, item) in pairs)
-    if is_plain:
-        known[text] = found
-    return found
+def _holds_records(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) or any(map(_holds_records, typing.get_args(hint)))
