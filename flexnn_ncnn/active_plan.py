@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy.typing as npt
 import flexnn_ncnn.children  # noqa: F401 - a megabyte, which a plan made later would take from the budget in force
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.preparation import Progress, Request, is_prepared, prepare, prepare_ahead
+from flexnn_ncnn.runtime.advance import SLACK_BYTES, LoadAhead
 from flexnn_ncnn.runtime.code_pages import forget_code
-from flexnn_ncnn.runtime.resident import ResidentLayers, kept_weight_bytes
+from flexnn_ncnn.runtime.resident import ResidentLayers, kept_weight_bytes, resident_keys
 from flexnn_ncnn.runtime.vehicles import Vehicle, open_plan
 
-__all__ = ["ActivePlan", "BudgetChange", "Sample"]
+__all__ = ["ActivePlan", "BudgetChange", "OnChange", "Sample"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -30,6 +31,7 @@ class BudgetChange:
     Attributes:
         before_bytes, after_bytes: the budgets.
         seconds: how long inference could not go on because of it.
+        ahead_seconds: how long, before and in many pieces between inferences, weights of a larger budget were loaded.
         kept_bytes: weights that stayed loaded, as the .bin stores them.
         loaded_bytes: weights that were loaded to stay.
     """
@@ -37,8 +39,12 @@ class BudgetChange:
     before_bytes: int
     after_bytes: int
     seconds: float
+    ahead_seconds: float
     kept_bytes: int
     loaded_bytes: int
+
+
+OnChange = Callable[[BudgetChange], None]
 
 
 class Sample:
@@ -63,6 +69,7 @@ class ActivePlan:
         request: what to run and the first budget.
         cache_dir: where plans are kept, by default the platform's cache folder.
         progress: called with (what, done, of) while a plan is made.
+        on_change: called with every change, before the next inference.
 
     Attributes:
         request: the budget in force in it.
@@ -72,13 +79,15 @@ class ActivePlan:
         last_change: the last budget that took the place of another, if any did.
     """
 
-    def __init__(self, request: Request, cache_dir: Path | None, progress: Progress | None) -> None:
+    def __init__(
+        self, request: Request, cache_dir: Path | None, progress: Progress | None, on_change: OnChange | None = None
+    ) -> None:
         self.request = request
         self.vehicle: Vehicle | None = None
         self.plan: Plan | None = None
         self.sample: Sample | None = None
         self.last_change: BudgetChange | None = None
-        self._folder, self._progress = cache_dir, progress
+        self._folder, self._progress, self._on_change = cache_dir, progress, on_change
 
     def within(self, budget_bytes: int) -> Request:
         """The request with another budget."""
@@ -95,10 +104,14 @@ class ActivePlan:
         self.vehicle = open_plan(plan, request.param_path, request.bin_path)
         self.request, self.plan, self.sample = request, plan, Sample(arrays)
 
-    def change(self, request: Request) -> None:
+    def change(self, request: Request, ahead: LoadAhead | None = None) -> None:
         """Change to another budget, for the same inputs; what both plans keep stays loaded.
 
         The memory of the plan before is given back first: at no time is more held than the larger budget.
+
+        Args:
+            request: the budget.
+            ahead: from `load_ahead` for it, with some layers loaded.
 
         Raises:
             FlexnnError: as `open`; nothing is loaded then, and the budget in force stays what it was.
@@ -109,14 +122,44 @@ class ActivePlan:
         begin, before_bytes = time.perf_counter(), self.request.budget_bytes
         kept = self._hand_over()
         try:
-            plan, _ = prepare(request, self.sample.arrays, self._progress, folder=self._folder)
+            plan = self._prepared(request, self.sample)
             kept_bytes, all_bytes = kept_weight_bytes(kept, plan)
+            if ahead is not None:
+                kept.absorb(ahead.layers)
             self.vehicle = open_plan(plan, request.param_path, request.bin_path, kept)
         finally:
             kept.close()
         self.request, self.plan = request, plan
-        seconds = time.perf_counter() - begin
-        self.last_change = BudgetChange(before_bytes, request.budget_bytes, seconds, kept_bytes, all_bytes - kept_bytes)
+        self.last_change = BudgetChange(
+            before_bytes=before_bytes,
+            after_bytes=request.budget_bytes,
+            seconds=time.perf_counter() - begin,
+            ahead_seconds=ahead.seconds if ahead else 0.0,
+            kept_bytes=kept_bytes,
+            loaded_bytes=all_bytes - kept_bytes,
+        )
+        if self._on_change is not None:
+            self._on_change(self.last_change)
+
+    def load_ahead(self, request: Request, sample: Sample) -> LoadAhead | None:
+        """What may be loaded for a larger budget while the plan in force goes on; None where that is nothing.
+
+        Raises:
+            FlexnnError: as `preparation.prepare`.
+        """
+        before = self.plan
+        if before is None or request.budget_bytes <= self.request.budget_bytes or before.vehicle != "layers":
+            return None
+        room_bytes = request.budget_bytes - before.predicted_peak_bytes
+        if room_bytes <= SLACK_BYTES:
+            return None
+        plan = self._prepared(request, sample)
+        if plan.vehicle != "layers" or plan.model_id != before.model_id:
+            return None
+        return LoadAhead(plan, request.bin_path, resident_keys(before), room_bytes)
+
+    def _prepared(self, request: Request, sample: Sample) -> Plan:
+        return prepare(request, sample.arrays, self._progress, folder=self._folder)[0]
 
     def prepare_ahead(self, request: Request, sample: Sample) -> None:
         """Have a plan in the cache, so that `change` need not make it; from any thread.

@@ -46,6 +46,8 @@ class SwitchCost:
     Attributes:
         planning_ms: from when it was asked for until inference stopped for it; inferences went on meanwhile.
         inferences_meanwhile: how many.
+        delayed_ms: how long those waited in all for what was loaded between them.
+        longest_delay_ms: how long one of them did at most.
         stopped_ms: from the end of the last inference within the old budget to the begin of the first within the new.
         first_latency_ms: of that first inference.
         peak_bytes: growth over the idle process at most, from when it was asked for until it was done.
@@ -55,6 +57,8 @@ class SwitchCost:
 
     planning_ms: float
     inferences_meanwhile: int
+    delayed_ms: float
+    longest_delay_ms: float
     stopped_ms: float
     first_latency_ms: float
     peak_bytes: int
@@ -70,7 +74,7 @@ class Phase:
         budget_bytes: the budget.
         inferences: how many, while the next one's plan was made included.
         latency_ms_median, latency_ms_min: of them.
-        peak_bytes: growth over the idle process at most, from the first one on.
+        peak_bytes: growth over the idle process at most, from the first one until the next budget was asked for.
         weights_streamed_bytes, weights_resident_bytes: read in each inference, and kept between them.
         switch: what the change to it took; None for the first.
     """
@@ -196,10 +200,11 @@ class _Demo:
                 reports.append(self._run(number))
             if number + 1 == len(budgets):
                 break
+            peak_bytes = reports[-1]["peak_bytes"]
             first, following = self._change(reports, number, budgets[number + 1])
-            yield _phase(budget_bytes, reports, switch)
+            yield _phase(budget_bytes, reports, peak_bytes, switch)
             reports, switch = [first], following
-        yield _phase(budgets[-1], reports, switch)
+        yield _phase(budgets[-1], reports, reports[-1]["peak_bytes"], switch)
 
     def _change(
         self, reports: list[dict[str, Any]], number: int, budget_bytes: int
@@ -214,9 +219,12 @@ class _Demo:
         asked_seconds, stopped_seconds = reports[before - 1]["end_seconds"], reports[-1]["end_seconds"]
         began_seconds = report["end_seconds"] - report["inference_seconds"]
         change = report["change"]
+        delays = [one["end_seconds"] - one["begin_seconds"] - one["inference_seconds"] for one in reports[before:]]
         return report, SwitchCost(
             planning_ms=(stopped_seconds - asked_seconds) * 1e3,
             inferences_meanwhile=len(reports) - before,
+            delayed_ms=sum(delays) * 1e3,
+            longest_delay_ms=max(delays, default=0.0) * 1e3,
             stopped_ms=(began_seconds - stopped_seconds) * 1e3,
             first_latency_ms=report["inference_seconds"] * 1e3,
             peak_bytes=change["peak_bytes"],
@@ -236,14 +244,16 @@ class _Demo:
         return report
 
 
-def _phase(budget_bytes: int, reports: Sequence[Mapping[str, Any]], switch: SwitchCost | None) -> Phase:
+def _phase(
+    budget_bytes: int, reports: Sequence[Mapping[str, Any]], peak_bytes: int, switch: SwitchCost | None
+) -> Phase:
     latencies = [report["inference_seconds"] * 1e3 for report in reports]
     return Phase(
         budget_bytes=budget_bytes,
         inferences=len(reports),
         latency_ms_median=median(latencies),
         latency_ms_min=min(latencies),
-        peak_bytes=max(report["peak_bytes"] for report in reports),
+        peak_bytes=peak_bytes,
         weights_streamed_bytes=reports[-1]["streamed_bytes"],
         weights_resident_bytes=reports[-1]["resident_bytes"],
         switch=switch,

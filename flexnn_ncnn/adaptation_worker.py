@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flexnn_ncnn.active_plan import BudgetChange
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.preparation import Request
+from flexnn_ncnn.runtime.native import mat_to_array
 from flexnn_ncnn.runtime.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.session import Session
@@ -32,7 +34,10 @@ class _Worker:
         self._session: Session | None = None
         self._inputs: dict[str, npt.NDArray[Any]] = {}
         self._meter = GrowthMeter()
-        self._wanted: tuple[int, Future[None]] | None = None
+        self._asked: Future[None] | None = None
+        # a change that no inference has told yet, and what the last inference tells
+        self._change: dict[str, Any] | None = None
+        self._told: dict[str, Any] = {}
 
     def open(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         """Load the inputs, and the model within the first budget."""
@@ -40,42 +45,52 @@ class _Worker:
         self._inputs = {blob: np.load(path) for blob, path in request["inputs"].items()}
         options = RunOptions(**request["options"])
         wanted = Request(Path(request["param"]), Path(request["bin"]), request["budget_bytes"], options)
-        self._session = Session(wanted, Path(request["folder"]), progress)
+        self._session = Session(wanted, Path(request["folder"]), progress, self._changed)
         self._session.prepare(self._inputs)
         return {"exact": self._meter.exact}
 
     def set_budget(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        """Have the plan for another budget made while inferences go on."""
+        """Ask for another budget; inferences go on meanwhile."""
         assert self._session is not None
-        self._wanted = request["budget_bytes"], self._session.plan_ahead(request["budget_bytes"], wait=False)
+        self._asked = self._session.set_budget(request["budget_bytes"], wait=False)
         return {}
 
     def run(self, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        """One inference; where the plan for the budget asked for is made, that comes into force before.
+        """One inference; a change of budget that is ready comes before it.
 
         Raises:
             FlexnnError: the budget asked for cannot work.
         """
         assert self._session is not None
-        session, change = self._session, None
-        if self._wanted is not None and self._wanted[1].done():
-            (budget_bytes, made), self._wanted = self._wanted, None
-            made.result()
-            session.set_budget(budget_bytes)
-            assert session.last_change is not None
-            change = {**asdict(session.last_change), "peak_bytes": self._meter.peak_bytes()}
-            self._meter.restart()
-        session.run(self._inputs)
-        return {
-            "end_seconds": time.perf_counter(),
-            "inference_seconds": session.trace.seconds,
+        if self._asked is not None and self._asked.done():
+            self._asked.result()
+            self._asked = None
+        self._told, begin = {"change": None}, time.perf_counter()
+        self._session.run(self._inputs, self._hand_out)
+        end = time.perf_counter()
+        seconds = self._session.trace.seconds
+        return {"begin_seconds": begin, "end_seconds": end, "inference_seconds": seconds, **self._told}
+
+    def _hand_out(self, *output: Any) -> npt.NDArray[Any]:
+        """An output as an array; in the inference's turn, so that what is told is of this inference and no other."""
+        session = self._session
+        assert session is not None
+        array: npt.NDArray[Any] = mat_to_array(*output)
+        self._told = {
             "budget_bytes": session.budget_bytes,
             "peak_bytes": self._meter.peak_bytes(),
             "held_bytes": self._meter.held_bytes(),
             "streamed_bytes": session.trace.streamed_bytes,
             "resident_bytes": session.plan.resident_bytes,
-            "change": change,
+            "change": self._change or self._told["change"],
         }
+        self._change = None
+        return array
+
+    def _changed(self, change: BudgetChange) -> None:
+        """A change of budget, in its turn."""
+        self._change = {**asdict(change), "peak_bytes": self._meter.peak_bytes()}
+        self._meter.restart()
 
 
 def main() -> int:

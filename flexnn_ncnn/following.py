@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.active_plan import ActivePlan, Sample
 from flexnn_ncnn.auto_budget import AutoBudget, levels_below
+from flexnn_ncnn.changing import change_beside
 from flexnn_ncnn.errors import BudgetError, FlexnnError
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.turns import Turns
@@ -110,16 +111,14 @@ class Follower:
         self._open(arrays, budget_bytes)
 
     def _grow(self, budget_bytes: int, wanted: int) -> None:
-        active, sample = self._active, self._active.sample
-        if sample is None:
-            return
-        request = active.within(wanted)
-        active.prepare_ahead(request, sample)
-        with self._turns.change():
-            still = active.request.budget_bytes == budget_bytes and active.sample is sample
-            if still and active.vehicle is not None and not self._stopped:
-                _LOG.info("memory is free: budget %d -> %d bytes", budget_bytes, wanted)
-                active.change(request)
+        active = self._active
+
+        def is_wanted() -> bool:
+            still = active.request.budget_bytes == budget_bytes and active.vehicle is not None
+            return still and not self._stopped
+
+        if change_beside(active, self._turns, active.within(wanted), active.sample, is_wanted):
+            _LOG.info("memory is free: budget %d -> %d bytes", budget_bytes, wanted)
 
     def _look_ahead(self, budget_bytes: int) -> None:
         """Make the plans that shrinking will want."""

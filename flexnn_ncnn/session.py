@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.active_plan import ActivePlan, BudgetChange
+from flexnn_ncnn.active_plan import ActivePlan, BudgetChange, OnChange
+from flexnn_ncnn.changing import change_beside
 from flexnn_ncnn.errors import ModelChangedError, PlanError, UsageError
 from flexnn_ncnn.input_spec import InputSpec
 from flexnn_ncnn.model_inputs import as_blobs, input_specs
@@ -44,6 +45,7 @@ def open_session(
     page_cache: str = "mmap",
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    on_change: OnChange | None = None,
 ) -> Session:
     """Open a model to be run within a budget.
 
@@ -58,6 +60,7 @@ def open_session(
             memory limit asks for that counts the page cache too.
         cache_dir: where plans are kept, by default the platform's cache folder.
         progress: called with (what, done, of) while a plan is made, from the thread that waits for it.
+        on_change: called with what every change of budget took, before the next inference.
 
     Returns:
         A session; close it, or use it as a context manager.
@@ -74,14 +77,16 @@ def open_session(
     budget_bytes = 0 if budget == AUTO else parse_size(budget)
     options = RunOptions(num_threads=threads)
     request = Request(Path(param), bin_path, budget_bytes, options, page_cache=checked_page_cache(page_cache))
-    return Session(request, Path(cache_dir) if cache_dir is not None else None, progress)
+    return Session(request, Path(cache_dir) if cache_dir is not None else None, progress, on_change)
 
 
 class Session:
     """An open model; from `open_session`. Threads may share it: inferences are made one at a time."""
 
-    def __init__(self, request: Request, cache_dir: Path | None, progress: Progress | None) -> None:
-        self._active = ActivePlan(request, cache_dir, progress)
+    def __init__(
+        self, request: Request, cache_dir: Path | None, progress: Progress | None, on_change: OnChange | None = None
+    ) -> None:
+        self._active = ActivePlan(request, cache_dir, progress, on_change)
         self._turns = Turns()
         self._follower: Follower | None = None
         # budgets in the order in which they were asked for, and the last of them that is in force
@@ -180,9 +185,10 @@ class Session:
         """Change to another budget, from any thread.
 
         An inference that is going on ends as it began. The new plan comes from the cache, or is made in a child process
-        while inferences of other threads go on; it takes the place of the old one between two inferences. Weights that
-        both keep stay loaded, memory that the new one does not need goes back to the system, and no more than the
-        larger budget is held meanwhile. Of several calls at once the last one counts.
+        while inferences of other threads go on; what a larger budget will keep is loaded between those, a little at a
+        time. Then it takes the place of the old one between two inferences. Weights that both keep stay loaded, memory
+        that the new one does not need goes back to the system, and no more than the larger budget is held meanwhile. Of
+        several calls at once the last one counts.
 
         Args:
             budget: as for `open_session`.
@@ -258,22 +264,21 @@ class Session:
 
     def _change_budget(self, budget_bytes: int, number: int) -> None:
         active = self._active
-        while True:
+
+        def is_wanted() -> bool:
             self._refuse_closed()
+            return number >= self._newest
+
+        def in_force() -> None:
+            self._newest = number
+            if self._follower is not None:
+                self._follower.stop()
+                self._follower = None
+
+        self._refuse_closed()
+        while number >= self._newest:
             request, sample = active.within(budget_bytes), active.sample
-            if sample is not None:
-                active.prepare_ahead(request, sample)
-            with self._turns.change():
-                self._refuse_closed()
-                if number < self._newest:
-                    return
-                if sample is not active.sample:
-                    continue  # inputs of another shape came meanwhile
-                active.change(request)
-                self._newest = number
-                if self._follower is not None:
-                    self._follower.stop()
-                    self._follower = None
+            if change_beside(active, self._turns, request, sample, is_wanted, in_force):
                 return
 
     def _follow_memory(self) -> None:

@@ -30,6 +30,9 @@ FIRST_BASE_BYTES = 2_500_000
 _NOISE_BYTES = 400_000
 # What is left free when planning again, so that the next trial passes.
 _BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
+# What Python keeps, by steps of the plan, of graphs and plans that a process has read before: a trial reads one plan, a
+# session whose budget changes reads many.
+_LEFT_BYTES_PER_STEP = 2_500
 _TRIALS = 5
 _TRIAL_RUNS = 3
 # A trial in a process with an environment larger by each of these: malloc puts blocks elsewhere then, and a heap whose
@@ -172,7 +175,7 @@ class Trials:
         self._work = workload(profile, work.capabilities, work.storage)
 
     def _try(self, plan: Plan) -> _Trial:
-        """Run a plan in processes of its own."""
+        """Run a plan in processes of its own; what it holds counts what plans before it leave."""
         peaks, missing = [], dict[int, int]()
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"
@@ -186,7 +189,7 @@ class Trials:
                         run = worker.ask("run")
                         peaks.append(int(run["peak_bytes"]))
                         missing.update(run["overflows"])
-        return _Trial(max(peaks), missing)
+        return _Trial(max(peaks) + _LEFT_BYTES_PER_STEP * len(plan.steps), missing)
 
 
 def _has_room(decided: Schedule, left_bytes: int) -> bool:

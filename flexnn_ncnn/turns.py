@@ -20,6 +20,7 @@ class Turns:
     def __init__(self) -> None:
         self._gate, self._lock = threading.Lock(), threading.Lock()
         self._holder = 0
+        self._waiting: set[threading.Event] = set()  # each is set when the wait is over
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -29,10 +30,16 @@ class Turns:
             UsageError: this thread holds it already, and would wait for itself.
         """
         self.refuse_holder()
-        with self._gate:
-            pass
-        with self._lock, self._held():
-            yield
+        waited = threading.Event()
+        self._waiting.add(waited)
+        try:
+            with self._gate:
+                pass
+            with self._lock, self._held():
+                self._over(waited)
+                yield
+        finally:
+            self._over(waited)
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -44,6 +51,15 @@ class Turns:
         self.refuse_holder()
         with self._gate, self._lock, self._held():
             yield
+
+    def let_pass(self) -> None:
+        """Wait until all who are waiting for a use now have it; for whoever makes many changes in a row."""
+        for waited in tuple(self._waiting):
+            waited.wait()
+
+    def _over(self, waited: threading.Event) -> None:
+        self._waiting.discard(waited)
+        waited.set()
 
     def refuse_holder(self) -> None:
         """Prove that this thread does not hold it.

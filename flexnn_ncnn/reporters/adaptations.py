@@ -19,7 +19,18 @@ __all__ = ["plot_adaptation", "write_adaptation"]
 
 _MB = 1e6
 _PHASES = ("budget", "inferences", "median", "least", "peak memory", "resident", "streamed")
-_CHANGES = ("change", "made in", "inferences", "stopped", "first", "peak memory", "stays", "loaded")
+_CHANGES = (
+    "change",
+    "made in",
+    "inferences",
+    "delayed",
+    "longest",
+    "stopped",
+    "first",
+    "peak memory",
+    "stays",
+    "loaded",
+)
 _MEMORY_COLOUR, _STOPPED_COLOUR, _MEDIAN_COLOUR = "#7a9cc6", "#f2c14e", "#c0612b"
 
 
@@ -137,6 +148,8 @@ def _change_row(phase: Phase, before: Phase) -> tuple[str, ...]:
         name,
         f"{switch.planning_ms:.0f} ms",
         str(switch.inferences_meanwhile),
+        f"{switch.delayed_ms:.0f} ms",
+        f"{switch.longest_delay_ms:.1f} ms",
         f"{switch.stopped_ms:.1f} ms",
         f"{switch.first_latency_ms:.1f} ms",
         format_bytes(switch.peak_bytes),

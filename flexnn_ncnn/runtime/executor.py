@@ -19,6 +19,7 @@ from flexnn_ncnn.runtime.file_watch import FileWatch
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
 from flexnn_ncnn.runtime.interrupts import deferred_signals
+from flexnn_ncnn.runtime.makers import Maker, Makers
 from flexnn_ncnn.runtime.origin import serves
 from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
@@ -81,13 +82,10 @@ class Executor:
             raise ModelChangedError("changed since its weights were transformed", path=bin_path, hint=_MAKE_AGAIN)
         self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
         self._scratch = native.ScratchAllocator(self._arena)
-        # one Option per kernel to load and one to compute with: a layer only reads them
-        kernels = {"default", *(step.kernel for step in plan.steps)}
-        self._options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
-        # one more to load transformed weights with, which a load changes
-        self._transformed_options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
-        self._params: dict[object, native.ParamDict] = {}
-        self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in kernels}
+        self._makers = Makers(plan)
+        self._options = self._makers.options
+        # to compute with: what layers allocate then comes from the arena
+        self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in self._options}
         elsewhere = {blob for step in plan.steps if not self._calls_back(step.type) for blob in step.outputs}
         self._blobs = {
             p.blob: Blob(self._arena, p.offset_bytes, p.layout, None if p.blob in elsewhere else self._scratch)
@@ -97,7 +95,7 @@ class Executor:
         if threaded is None:
             threaded = native.capabilities().releases_gil
         self._streaming = Streaming(plan, self._source, self.trace, threaded, room_bytes)
-        with heap.return_freed_memory():
+        with heap.return_freed_memory(), heap.plugged():
             self._actions = [self._compile(number, step) for number, step in enumerate(plan.steps)]
         heap.keep_freed_memory()
         self._reserve = heap.Reserve(plan.heap_bytes)
@@ -299,31 +297,8 @@ class Executor:
         self._resident.put(key, layer)
         return layer
 
-    def _maker(self, owner: Step | Stage, part: Part) -> Callable[[list[npt.NDArray[Any]]], native.LoadedLayer]:
-        """A function that makes the layer from its weights."""
-        params = self._params.get(part.params)
-        if params is None:  # 4 KB each, and most slices have those of their neighbours
-            params = self._params[part.params] = native.make_params(part.params)
-        option, run_option = self._options[owner.kernel], self._run_option(owner)
-
-        if part.transformed_count:
-            apart = self._transformed_options[owner.kernel]
-
-            def take(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
-                image, *rest = arrays
-                return native.TransformedLayer(
-                    owner.type, params, image, part.transformed_count, rest, apart, owner.name, run_option
-                )
-
-            return take
-
-        def make(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
-            loaded = native.LoadedLayer(owner.type, params, arrays, option, owner.name, run_option)
-            if not owner.reads_raw:
-                loaded.release_raw()
-            return loaded
-
-        return make
+    def _maker(self, owner: Step | Stage, part: Part) -> Maker:
+        return self._makers.of(owner, part, self._run_option(owner))
 
     def _streamed(self, layers: Sequence[tuple[Step | Stage, Part]]) -> int:
         """Layers that are loaded together in each inference, as the number of that load."""

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = [
+    "PAGE_BYTES",
     "Reserve",
     "allocator_name",
     "join_tiny_blocks",
     "keep_freed_memory",
     "mapped_alone",
+    "plugged",
     "return_freed_memory",
     "trim",
 ]
@@ -35,7 +37,7 @@ _CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
 _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 _MOST_MAPPINGS = 65536  # glibc's own limit
-_ALONE_FROM_BYTES = 64 * 1024
+_ALONE_FROM_BYTES, PAGE_BYTES = 64 * 1024, 4096
 
 
 def _open_libc() -> ctypes.PyDLL | None:
@@ -202,7 +204,7 @@ def return_freed_memory() -> Iterator[None]:
     trim()
     if _LIBC is not None:
         _LIBC.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
-        _LIBC.mallopt(_M_MMAP_THRESHOLD, 4096)
+        _LIBC.mallopt(_M_MMAP_THRESHOLD, PAGE_BYTES)
     if _BIONIC is not None:
         _BIONIC.mallopt(_M_DECAY_TIME, 0)
     try:
@@ -212,17 +214,53 @@ def return_freed_memory() -> Iterator[None]:
 
 
 @contextmanager
-def mapped_alone() -> Iterator[None]:
+def mapped_alone(from_bytes: int = _ALONE_FROM_BYTES) -> Iterator[None]:
     """Within the block, a large allocation gets pages of its own: for what the caller keeps, beside what layers reuse.
 
     Unlike in `return_freed_memory` nothing that is free is given back.
+
+    Args:
+        from_bytes: what is large.
     """
     if _LIBC is None or not _keeps:
         yield
         return
     _LIBC.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
-    _LIBC.mallopt(_M_MMAP_THRESHOLD, _ALONE_FROM_BYTES)
+    _LIBC.mallopt(_M_MMAP_THRESHOLD, from_bytes)
     try:
         yield
     finally:
         _LIBC.mallopt(_M_MMAP_MAX, 0)
+
+
+@contextmanager
+def plugged() -> Iterator[None]:
+    """Within the block, nothing but small blocks comes from what is free in the heap.
+
+    For weights that stay, together with one of the above: malloc asks for pages of its own only where no free memory
+    fits, and weights in the hole that layers use would push that one elsewhere.
+    """
+    if _LIBC is None:
+        yield
+        return
+    blocks = _plugs()
+    try:
+        yield
+    finally:
+        for block in blocks:
+            _free(block)
+
+
+def _plugs() -> list[int]:
+    """Blocks that fill the free memory of the heap."""
+    assert _LIBC is not None
+    found: list[int] = []
+    end, size = _LIBC.sbrk(0), _LARGEST_PLUG_BYTES
+    while size >= _SMALLEST_PLUG_BYTES:
+        block = _malloc(size)
+        if block + size <= end:
+            found.append(block)
+        else:
+            _free(block)
+            size //= 2
+    return found

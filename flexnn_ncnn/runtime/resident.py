@@ -9,25 +9,32 @@ from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import Part, Plan, Stage, Step, WeightPiece
 from flexnn_ncnn.runtime import native
 
-__all__ = ["LayerKey", "ResidentLayers", "kept_weight_bytes", "resident_key", "resident_keys"]
+__all__ = ["LayerKey", "ResidentLayers", "kept_weight_bytes", "resident_key", "resident_keys", "resident_parts"]
 
 _Param = tuple[int, int | float | tuple[int | float, ...]]
-LayerKey = tuple[str, RunOptions, str, str, bool, tuple[_Param, ...], tuple[WeightPiece, ...]]
-"""All that decides what a loaded layer is: model, options, ncnn's type, kernel, whether raw weights stay, parameters
-and weights."""
+LayerKey = tuple[str, RunOptions, str, str, bool, tuple[_Param, ...], str, tuple[WeightPiece, ...]]
+"""All that decides what a loaded layer is: model, options, ncnn's type, kernel, whether raw weights stay, parameters,
+where transformed weights are if it is they, and weights."""
 
 
 def resident_key(plan: Plan, owner: Step | Stage, part: Part) -> LayerKey:
     """What a part of a step, or of a chain's stage, is loaded from."""
-    return plan.model_id, plan.options, owner.type, owner.kernel, owner.reads_raw, part.params, part.pieces
+    transformed = f"{plan.transformed_path}:{part.transformed_count}" if part.transformed_count else ""
+    what = owner.type, owner.kernel, owner.reads_raw, part.params
+    return plan.model_id, plan.options, *what, transformed, part.pieces
 
 
-def resident_keys(plan: Plan) -> Iterator[LayerKey]:
+def resident_parts(plan: Plan) -> Iterator[tuple[Step | Stage, Part]]:
     """What a plan keeps loaded, in the order of its steps."""
     for step in plan.steps:
         if step.resident and step.mode not in ("constant", "gather"):
             owners: tuple[Step | Stage, ...] = step.stages or (step,) * len(step.parts)
-            yield from (resident_key(plan, owner, part) for owner, part in zip(owners, step.parts, strict=True))
+            yield from zip(owners, step.parts, strict=True)
+
+
+def resident_keys(plan: Plan) -> Iterator[LayerKey]:
+    """What that is loaded from."""
+    return (resident_key(plan, owner, part) for owner, part in resident_parts(plan))
 
 
 def kept_weight_bytes(layers: ResidentLayers, plan: Plan) -> tuple[int, int]:
@@ -59,14 +66,27 @@ class ResidentLayers:
     def take(self, key: LayerKey) -> native.LoadedLayer | None:
         """A layer that was loaded from `key`, no longer kept here; None if there is none."""
         found = self._layers.get(key)
-        return found.pop() if found else None
+        if not found:
+            return None
+        layer = found.pop()
+        if not found:
+            del self._layers[key]  # it holds on to parts of a plan
+        return layer
+
+    def absorb(self, others: ResidentLayers) -> None:
+        """Take all layers of another collection, which is empty then."""
+        for key, layers in others._layers.items():
+            self._layers[key].extend(layers)
+        others._layers.clear()
 
     def keep_only(self, wanted: Iterable[LayerKey]) -> None:
         """Close all layers but those of `wanted`, which may name a key several times."""
         counts = Counter(wanted)
-        for key, layers in self._layers.items():
+        for key, layers in list(self._layers.items()):
             while len(layers) > counts[key]:
                 layers.pop().close()
+            if not layers:
+                del self._layers[key]
 
     def detach(self) -> None:
         """Have no layer hold on to the memory it has computed in."""
@@ -77,4 +97,3 @@ class ResidentLayers:
     def close(self) -> None:
         """Close all layers."""
         self.keep_only(())
-        self._layers.clear()

@@ -6,16 +6,20 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from flexnn_ncnn.plan import Plan, WeightPiece
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.advance import LoadAhead, most_bytes
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.resident import ResidentLayers, resident_keys
+from flexnn_ncnn.runtime.process_memory import GrowthMeter, peak_is_exact
+from flexnn_ncnn.runtime.resident import ResidentLayers, resident_keys, resident_parts
 from flexnn_ncnn.runtime.vehicles import StockVehicle, open_plan
 from flexnn_ncnn.runtime.weight_source import WeightSource
-from tests.integration.pipeline import Prepared, assert_close, feed, prepared
+from tests.integration import tiny_models
+from tests.integration.pipeline import Prepared, assert_close, feed, prepared, prepared_files
 
 LAYERS = [
     "Input in0 0 1 in0",
@@ -150,3 +154,58 @@ def test_stock_ncnn_hands_nothing_over_and_takes_nothing(model: Prepared) -> Non
     with open_plan(net, *files, kept) as again:
         assert_close(again.run(model.inputs), model.stock(), 0)
     assert kept.take(next(key for key in resident_keys(some_resident(plan, "conv1")) if key[-1])) is None
+
+
+def test_what_a_larger_budget_keeps_is_loaded_ahead_a_layer_at_a_time(model: Prepared, loaded: list[int]) -> None:
+    plan, bin_path = model.plan(), model.opened.bin_path
+    small, large = some_resident(plan, "conv0"), some_resident(plan, "conv0", "conv1", "fc")
+    first = Executor(small, bin_path)
+    ahead = LoadAhead(large, bin_path, resident_keys(small), 100_000_000)
+    loaded.clear()
+    assert ahead.load(0)
+    assert set(loaded) == offsets_of(plan, "conv1")
+    assert_close(first.run(model.inputs), model.stock(), 1e-5)
+    assert not ahead.load(0)
+    assert not ahead.load(0)
+    assert ahead.seconds > 0
+    kept = first.hand_over()
+    kept.absorb(ahead.layers)
+    ahead.close()
+    loaded.clear()
+    with Executor(large, bin_path, kept) as second:
+        assert loaded == []
+        assert_close(second.run(model.inputs), model.stock(), 1e-5)
+
+
+def test_nothing_is_loaded_ahead_that_there_is_no_room_for(model: Prepared, loaded: list[int]) -> None:
+    plan = model.plan()
+    large = some_resident(plan, "conv0", "conv1", "fc")
+    loaded.clear()
+    for room_bytes in (-5, 0, 2_000_000):
+        ahead = LoadAhead(large, model.opened.bin_path, (), room_bytes)
+        assert not ahead.load(10)
+        assert list(ahead.layers.keys()) == []
+        ahead.close()
+    assert loaded == []
+    ahead = LoadAhead(large, model.opened.bin_path, (), 100_000_000)
+    ahead.load(10)
+    assert set(loaded) == offsets_of(plan, "conv0") | offsets_of(plan, "conv1") | offsets_of(plan, "fc")
+    ahead.close()
+    assert list(ahead.layers.keys()) == []
+
+
+@pytest.mark.skipif(not peak_is_exact(), reason="needs a kernel that resets VmHWM")
+@pytest.mark.parametrize("kernel", ["default", "winograd43", "winograd23", "sgemm", "direct"])
+def test_loading_takes_no_more_than_is_reckoned_with(kernel: str, tmp_path: Path) -> None:
+    param = tiny_models.convolutions(tmp_path, 2)
+    with prepared_files(param, {"in0": feed(3, 16, 16)}) as found:
+        steps = tuple(replace(step, kernel=kernel) for step in found.plan().steps)
+        plan = replace(found.plan(), steps=steps)
+        for owner, part in resident_parts(plan):
+            if owner.name.startswith("conv"):
+                alone = replace(plan, steps=tuple(step for step in plan.steps if step.name == owner.name))
+                ahead = LoadAhead(alone, found.opened.bin_path, (), 1_000_000_000)
+                meter = GrowthMeter()
+                ahead.load(10)
+                assert meter.peak_bytes() <= most_bytes(owner, part) + 500_000
+                ahead.close()

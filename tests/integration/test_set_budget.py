@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 
 import flexnn_ncnn
-from flexnn_ncnn import active_plan
+from flexnn_ncnn import active_plan, changing
 from flexnn_ncnn.errors import BudgetError, PlanError, SizeError, UsageError
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.runtime.native import StockNet
+from flexnn_ncnn.runtime.advance import LoadAhead
+from flexnn_ncnn.runtime.native import StockNet, mat_to_array
+from tests.integration.quick_plans import plans_made_here
 
 SMALL, MIDDLE, LARGE = 5_000_000, 9_000_000, 60_000_000  # nothing stays, some weights stay, stock ncnn
 UNPLANNED = itertools.count(MIDDLE + 1)
@@ -188,7 +191,8 @@ def test_budgets_from_one_thread_while_others_compute(open_session: Open, expect
 
 def test_the_last_of_several_budgets_counts(open_session: Open, expected: np.ndarray) -> None:
     held = Held()
-    answer(open_session(SMALL))  # its plan is there now
+    for budget in (SMALL, LARGE):  # their plans are there now
+        answer(open_session(budget))
     session = open_session(LARGE, progress=held)
     answer(session)
     first = session.set_budget(next(UNPLANNED), wait=False)
@@ -309,3 +313,45 @@ def test_what_was_in_force_is_gone_at_once(open_session: Open) -> None:
             answer(session)
     finally:
         gc.enable()
+
+
+def test_inferences_go_on_between_the_loads_of_a_larger_budget(
+    planned_folder: Path, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[active_plan.BudgetChange] = []
+    events: list[str] = []
+    sessions: list[flexnn_ncnn.Session] = []
+    load = LoadAhead.load
+
+    def noted(self: LoadAhead, seconds: float) -> bool:
+        events.append("load")
+        more = load(self, seconds)
+        while more and not sessions[0]._turns._waiting:  # until the next inference waits for its turn
+            time.sleep(0.001)
+        return more
+
+    def in_its_turn(*output: Any) -> Any:
+        events.append("run")
+        return mat_to_array(*output)
+
+    monkeypatch.setattr(LoadAhead, "load", noted)
+    monkeypatch.setattr(changing, "_MOST_SECONDS", 0.0)  # one layer in each turn
+    param = planned_folder / "model.param"
+    with (
+        plans_made_here(stock_more_bytes=2 * LARGE),
+        flexnn_ncnn.open_session(param, budget=SMALL, cache_dir=tmp_path, on_change=changes.append) as session,
+    ):
+        sessions.append(session)
+        answer(session)
+        session.plan_ahead(LARGE)
+        change = session.set_budget(LARGE, wait=False)
+        while not change.done():
+            assert same(session.run({"in0": PICTURE}, in_its_turn)["out0"], expected)
+        change.result()
+        first = events.index("load")
+        assert events[first + 1] == "run"
+        assert "load" in events[first + 2 :]
+        assert [(one.before_bytes, one.after_bytes) for one in changes] == [(SMALL, LARGE)]
+        assert changes[0].ahead_seconds > 0
+        assert changes[0].loaded_bytes > 1_000_000
+        assert same(answer(session), expected)

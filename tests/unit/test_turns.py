@@ -88,3 +88,32 @@ def test_an_error_ends_the_turn(held: str, again: str) -> None:
     thread = in_thread(take)
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_between_changes_in_a_row_those_who_wait_have_their_use() -> None:
+    turns, order, first = Turns(), list[str](), threading.Event()
+
+    def use() -> None:
+        first.wait(10)
+        for _ in range(3):
+            with turns.use():
+                order.append("used")
+
+    user = in_thread(use)
+    for _ in range(4):
+        with turns.change():
+            first.set()
+            while "used" not in order and not turns._waiting:  # until the user is at the gate
+                user.join(0.001)
+            order.append("changed")
+        turns.let_pass()
+    user.join(10)
+    assert order[:2] == ["changed", "used"]
+    assert not turns._waiting
+
+
+def test_nobody_waits_for_those_who_came_later() -> None:
+    turns = Turns()
+    turns.let_pass()
+    with turns.use():
+        turns.let_pass()  # who has it is not waiting

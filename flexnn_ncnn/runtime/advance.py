@@ -1,0 +1,92 @@
+"""Layers that a larger budget will keep, loaded one by one while the plan in force goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from flexnn_ncnn.plan import Part, Plan, Stage, Step
+from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.runtime.makers import Makers
+from flexnn_ncnn.runtime.process_memory import resident_bytes
+from flexnn_ncnn.runtime.resident import LayerKey, ResidentLayers, resident_key, resident_parts
+from flexnn_ncnn.runtime.weight_source import WeightSource
+
+__all__ = ["SLACK_BYTES", "LoadAhead", "most_bytes"]
+
+# What loading a layer takes at most, in weights as stored and with them: ncnn transforms a 3x3 kernel to 64, 36 or 16
+# numbers of 9, in tiles that may be as large as the result, and copies others once or twice.
+_WINOGRAD_NUMBERS = {"default": 64, "winograd63": 64, "winograd43": 36, "winograd23": 16}
+_TIMES_STORED = {kernel: 1.2 + 2 * numbers / 9 for kernel, numbers in _WINOGRAD_NUMBERS.items()} | {"in_place": 1.1}
+_TIMES_STORED_OTHERS = 3.5
+SLACK_BYTES = 2_000_000  # for the plan itself, and what Python takes while it reads it
+
+
+class LoadAhead:
+    """Loads what a plan keeps and the one in force does not.
+
+    It does not hold on to the plan: two at once are memory that Python does not give back.
+
+    Args:
+        plan: the plan to come.
+        bin_path: the weights.
+        have: what is loaded already.
+        room_bytes: what may be taken beside what the plan in force holds.
+
+    Attributes:
+        layers: what is loaded; whoever takes the plan into force takes them from here.
+        seconds: how long that took.
+    """
+
+    def __init__(self, plan: Plan, bin_path: str | os.PathLike[str], have: Iterable[LayerKey], room_bytes: int) -> None:
+        self.layers, self.seconds = ResidentLayers(), 0.0
+        self._source, self._makers = WeightSource(bin_path, plan.transformed_path, plan.page_cache), Makers(plan)
+        self._missing = list(_missing(plan, have))
+        self._room_bytes = room_bytes - SLACK_BYTES
+
+    def load(self, seconds: float) -> bool:
+        """Load for so long, one layer at least; while nothing is computed, so that what it takes can be told.
+
+        Returns:
+            Whether there is more to load that there is room for.
+        """
+        begin, before_bytes = time.perf_counter(), resident_bytes()
+        taken_bytes = 0
+        with heap.mapped_alone(heap.PAGE_BYTES), heap.plugged():
+            while self._missing:
+                key, owner, part = self._missing.pop(0)
+                if taken_bytes + most_bytes(owner, part) > self._room_bytes:
+                    continue
+                self.layers.put(key, self._makers.of(owner, part)(self._source.load(part.pieces)))
+                taken_bytes = max(0, resident_bytes() - before_bytes)
+                if time.perf_counter() - begin >= seconds:
+                    break
+        self._room_bytes -= taken_bytes
+        self.seconds += time.perf_counter() - begin
+        return bool(self._missing)
+
+    def close(self) -> None:
+        """Free what nobody took; closing twice is fine."""
+        self._missing = []
+        self.layers.close()
+        self._source.close()
+
+
+def most_bytes(owner: Step | Stage, part: Part) -> int:
+    """What loading a part takes at most."""
+    stored = sum(piece.count for piece in part.pieces) * 4  # as ncnn is given them, whatever the file has
+    times = _TIMES_STORED.get(owner.kernel, _TIMES_STORED_OTHERS)
+    return int(stored * (times if owner.type.startswith("Convolution") else min(times, _TIMES_STORED_OTHERS)))
+
+
+def _missing(plan: Plan, have: Iterable[LayerKey]) -> Iterator[tuple[LayerKey, Step | Stage, Part]]:
+    """Parts with weights that a plan keeps and that are not there, in the order of its steps."""
+    there = Counter(have)
+    for owner, part in resident_parts(plan):
+        key = resident_key(plan, owner, part)
+        if there[key] > 0:
+            there[key] -= 1
+        elif part.pieces:
+            yield key, owner, part
