@@ -37,4 +37,7 @@ def candidate_kernels(layer: Layer, bottom: BlobLayout, options: RunOptions) -> 
     winograd = (params["kernel_w"], params["kernel_h"]) == (3, 3) and all(
         params[name] == 1 for name in ("stride_w", "stride_h", "dilation_w", "dilation_h")
     )
-    return ("default", "winograd23", "sgemm") if winograd else ("default",)
+    if not winograd or "use_winograd_convolution" in options.off:
+        return ("default",)
+    named = {"winograd23": "use_winograd23_convolution", "sgemm": "use_sgemm_convolution"}
+    return ("default", *(kernel for kernel, switch in named.items() if switch not in options.off))

@@ -62,7 +62,7 @@ def test_squeezenet_keeps_budgets_from_8_mb_to_more_than_it_needs(folder: Path) 
     assert {budget: facts["peak_bytes"] for budget, facts in found.items() if facts["peak_bytes"] > budget} == {}
     assert len({facts["best"] for facts in found.values()}) == 1
     streamed = [facts["streamed_bytes"] for facts in found.values()]
-    assert streamed[0] > 4_000_000  # of 4.9 MB
+    assert streamed[0] > 3_000_000  # of 4.9 MB
     assert streamed == sorted(streamed, reverse=True)
     assert streamed[-1] == 0
 

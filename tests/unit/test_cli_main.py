@@ -164,7 +164,12 @@ cli.SUBCOMMANDS["try"] = Ready("", "")
 sys.exit(cli.main(["try"]))
 """
     return subprocess.Popen(
-        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, "-c", program],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
+from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import SWITCHES, RunOptions
 from flexnn_ncnn.profiling.kernels import candidate_kernels
 from param_tools.graph import Layer
@@ -41,4 +42,5 @@ def test_no_other_attribute_can_be_turned_off() -> None:
 )
 def test_kernels_that_are_turned_off_are_not_measured(off: tuple[str, ...], expected: tuple[str, ...]) -> None:
     convolution = Layer("Convolution", "c", ("a",), ("b",)).with_params({0: 16, 1: 3, 6: 16 * 16 * 9})
-    assert candidate_kernels(convolution, RunOptions(off=off)) == expected
+    small = BlobLayout(3, 16, 16, 1, 16, 4, 1)
+    assert candidate_kernels(convolution, small, RunOptions(off=off)) == expected
