@@ -199,6 +199,11 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
             profile.layers, work.members, decided.chosen, work.blobs.steps, decided.scratch_offsets, strict=True
         )
     )
+    if decided.releases is not None:
+        of_arena, of_heap = decided.releases.arena_steps, decided.releases.heap_steps
+        steps = tuple(
+            replace(step, returns_arena=i in of_arena, returns_heap=i in of_heap) for i, step in enumerate(steps)
+        )
     steps = tuple(
         _transformed(step) if choice is not None and choice.transformed else step
         for step, choice in zip(steps, decided.chosen, strict=True)

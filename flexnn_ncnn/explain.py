@@ -77,7 +77,7 @@ class Explanation:
         time: where its time goes.
         fastest_seconds: one inference with all the memory the planner can use.
         binding: "memory" where more of it would save time, else "compute"; followed, where memory binds, by what the
-            time it would save goes to: "read", "transform", "compute" or "cutting".
+            time it would save goes to: "read", "transform", "compute", "cutting" or "faulting".
         layers: each layer, in execution order.
         swaps: kernels other than ncnn's choice.
         stock: what stock ncnn should take with all weights resident.
@@ -158,6 +158,7 @@ def _binding(time: TimeShares, best: TimeShares) -> tuple[str, ...]:
         "transform": time.transform_seconds - best.transform_seconds,
         "compute": time.compute_seconds - best.compute_seconds,
         "cutting": time.cutting_seconds - best.cutting_seconds,
+        "faulting": time.faulting_seconds - best.faulting_seconds,
     }
     if time.seconds - best.seconds <= _NOTHING * time.seconds:
         return ("compute",)
@@ -249,10 +250,11 @@ def _about_time(found: Explanation) -> Iterator[str]:
     time = found.time
     if time.seconds <= 0:
         return
+    faulting = f"{_share(time.faulting_seconds, time)} giving memory back, " if time.faulting_seconds else ""
     yield (
         f"One inference takes {_ms(time.seconds)}: {_share(time.compute_seconds, time)} compute, "
         f"{_share(time.transform_seconds, time)} transforming weights, {_share(time.read_seconds, time)} reading them, "
-        f"{_share(time.cutting_seconds, time)} calling layers, slices and slabs one by one."
+        f"{faulting}{_share(time.cutting_seconds, time)} calling layers, slices and slabs one by one."
     )
     if found.binding[0] == "memory":
         saved = found.saved_by_memory_seconds
@@ -261,6 +263,7 @@ def _about_time(found: Explanation) -> Iterator[str]:
             "transform": "transforming weights again",
             "compute": "slower kernels",
             "cutting": "computing in slices and slabs",
+            "faulting": "giving memory back between layers",
         }[found.binding[1]]
         yield f"Memory binds: it costs {_ms(saved)}, {_share(saved, time)} of the inference, most of it by {where}."
     else:

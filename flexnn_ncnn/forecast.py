@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.choices import Choice
@@ -40,17 +40,20 @@ class TimeShares:
         transform_seconds: making of them what the kernel wants.
         compute_seconds: the kernels, as if no layer were cut.
         cutting_seconds: calling each slice and slab on its own, and rows computed twice where slabs overlap.
+        faulting_seconds: getting memory again that was given back within the inference.
     """
 
     read_seconds: float
     transform_seconds: float
     compute_seconds: float
     cutting_seconds: float
+    faulting_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.read_seconds + self.transform_seconds + self.compute_seconds + self.cutting_seconds
+        computing = self.transform_seconds + self.compute_seconds + self.cutting_seconds
+        return self.read_seconds + computing + self.faulting_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +169,13 @@ class SweepPoint:
 def layer_forecasts(decided: Schedule) -> tuple[LayerForecast, ...]:
     """Every layer of a schedule, in execution order."""
     work = decided.workload
-    return tuple(
+    found = [
         _layer_forecast(layer, members, choice, work.profile.read_seconds_per_byte)
         for layer, members, choice in zip(work.profile.layers, work.members, decided.chosen, strict=True)
-    )
+    ]
+    for step, seconds in decided.releases.step_seconds.items() if decided.releases else ():
+        found[step] = replace(found[step], time=replace(found[step].time, faulting_seconds=seconds))
+    return tuple(found)
 
 
 def time_shares(layers: Sequence[LayerForecast]) -> TimeShares:
@@ -180,6 +186,7 @@ def time_shares(layers: Sequence[LayerForecast]) -> TimeShares:
         sum(time.transform_seconds for time in times),
         sum(time.compute_seconds for time in times),
         sum(time.cutting_seconds for time in times),
+        sum(time.faulting_seconds for time in times),
     )
 
 
@@ -190,12 +197,13 @@ def memory_shares(decided: Schedule, base_bytes: int) -> MemoryShares:
         decided: a schedule.
         base_bytes: what it was made with.
     """
+    most = decided.releases or decided
     return MemoryShares(
         base_bytes=base_bytes + decided.objects_bytes,
         resident_bytes=decided.kept_bytes,
-        arena_bytes=decided.arena_bytes,
-        heap_bytes=decided.heap_bytes,
-        mapped_bytes=decided.raw_bytes,
+        arena_bytes=most.arena_bytes,
+        heap_bytes=most.heap_bytes,
+        mapped_bytes=most.raw_bytes,
     )
 
 

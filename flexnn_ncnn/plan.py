@@ -20,7 +20,7 @@ __all__ = [
     "WeightPiece",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
@@ -178,6 +178,8 @@ class Step:
         overwrites: of an "overlay" the source whose memory the output takes.
         stages: of a "chain" its layers; `parts` has one for each, and `slabs` is empty.
         scratch_offset_bytes, scratch_bytes: the part of the arena that the layer may allocate from while it computes.
+        returns_arena: give all of the arena that this step does not use back to the system before it.
+        returns_heap: likewise what is free of the heap.
     """
 
     layer_index: int
@@ -198,6 +200,8 @@ class Step:
     stages: tuple[Stage, ...] = ()
     scratch_offset_bytes: int = 0
     scratch_bytes: int = 0
+    returns_arena: bool = False
+    returns_heap: bool = False
 
     @property
     def weight_bytes(self) -> int:

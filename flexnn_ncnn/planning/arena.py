@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from flexnn_ncnn.planning.problem import Buffer
 
-__all__ = ["free_gaps", "place"]
+__all__ = ["free_gaps", "place", "taken_ranges"]
 
 _Order = Callable[[Buffer], tuple[int, ...]]
 
@@ -39,6 +39,12 @@ def free_gaps(buffers: Sequence[Buffer], offsets: Sequence[int], steps: int) -> 
         for step in range(buffer.begin, min(buffer.end, steps)):
             live[step].append((offset, offset + buffer.size_bytes))
     return tuple(_gaps(sorted(taken)) for taken in live)
+
+
+def taken_ranges(gaps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What lies between the gaps of a step: its buffers, neighbours joined."""
+    begins = [0, *(end for _, end in gaps[:-1])]
+    return [(begin, end) for begin, (end, _) in zip(begins, gaps, strict=True) if end > begin]
 
 
 def _gaps(taken: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

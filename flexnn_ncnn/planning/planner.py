@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from flexnn_ncnn.capabilities import STOCK, Capabilities
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.planning.arena import free_gaps, place
+from flexnn_ncnn.planning.arena import free_gaps, place, taken_ranges
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
-from flexnn_ncnn.planning.problem import BlobProblem, blob_problem, live_bytes
+from flexnn_ncnn.planning.problem import Buffer, blob_problem, live_bytes
+from flexnn_ncnn.planning.releases import StepNeed, joint_rows, releases
 from flexnn_ncnn.planning.residency import ONCE, Selection, select, smallest
+from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.storage import CACHED, Storage
@@ -41,85 +43,11 @@ _DIRECT_SECONDS_PER_BYTE = 2e-11
 # what reading counts of the whole time at first: little, and all but a little
 _FIRST_READING = (0.02, 0.98)
 _READING_STEPS = 4
+# of the budget: less than that is not worth giving back and faulting in again
+_RELEASED_SHARE = 0.25
 
-# of an output that is copied while the arena gives its pages back (runtime/native/mats.py), and what lies between pages
-_COPIED_AT_ONCE_BYTES = 3 * 1024 * 1024
 # weights of such layers are read where they are needed: rows of an embedding, a constant
 UNLOADED_MODES = ("gather", "constant")
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What planning needs of a profile, the same for every budget.
-
-    Attributes:
-        profile: what was measured; layers joined to a chain are one layer.
-        capabilities: what the ncnn that will run can do.
-        storage: where streamed weights come from.
-        members: per layer of `profile` the measured layers it stands for.
-        blobs: buffers and how steps use them.
-        offsets: per buffer its place in the arena.
-        gaps: per layer the ranges of the arena that no blob has while it runs, the last one open.
-        candidates: all choices, in the form that selecting needs.
-        choices: per layer the ways to run it.
-        chained: the same network with ever more layers joined to chains, for smaller arenas.
-    """
-
-    profile: ModelProfile
-    capabilities: Capabilities
-    storage: Storage
-    members: tuple[tuple[LayerProfile, ...], ...]
-    blobs: BlobProblem
-    offsets: tuple[int, ...]
-    gaps: tuple[tuple[tuple[int, int], ...], ...]
-    candidates: Candidates = field(compare=False)
-    choices: tuple[tuple[Choice, ...], ...]
-    chained: tuple[Workload, ...] = ()
-
-    @property
-    def blob_bytes(self) -> int:
-        """What blobs alone take of the arena."""
-        return int(self.candidates.floor.arena_bytes)
-
-    @property
-    def fixed_bytes(self) -> int:
-        """What is held whatever is chosen: of "direct" the outputs handed over, as weights are read meanwhile."""
-        return _result_bytes(self.profile) if self.storage.is_direct else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """What the planner decides.
-
-    Attributes:
-        workload: what it was decided for.
-        budget_bytes: the budget.
-        chosen: per layer its choice, None where no layer runs.
-        scratch_offsets: per layer where in the arena its scratch begins.
-        arena_bytes: size of the arena.
-        predicted_peak_bytes: growth of the resident set over the idle process.
-        predicted_seconds: one inference.
-        kept_bytes: weights kept between inferences.
-        heap_bytes: heap that loads in memory at once may need beside them.
-        raw_bytes: raw weights that they may map, or the outputs handed over, whichever is more; of "direct" the memory
-            that weights are read to.
-    """
-
-    workload: Workload
-    budget_bytes: int
-    chosen: tuple[Choice | None, ...]
-    scratch_offsets: tuple[int, ...]
-    arena_bytes: int
-    predicted_peak_bytes: int
-    predicted_seconds: float
-    kept_bytes: int
-    heap_bytes: int
-    raw_bytes: int
-
-    @property
-    def objects_bytes(self) -> int:
-        """What is kept to call slices and slabs one by one."""
-        return sum(choice.objects_bytes for choice in self.chosen if choice is not None)
 
 
 def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage: Storage = CACHED) -> Workload:
@@ -158,8 +86,18 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
     rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]
     # memory to read to is never free for outputs
-    candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else _result_bytes(profile))
-    return Workload(profile, capabilities, storage, level.members, blobs, offsets, gaps, candidates, tuple(found))
+    candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else result_bytes(profile))
+    joint = None if storage.is_direct or capabilities.releases_gil else _joint(profile, blobs.buffers, found)
+    return Workload(
+        profile, capabilities, storage, level.members, blobs, offsets, gaps, candidates, joint, tuple(found)
+    )
+
+
+def _joint(profile: ModelProfile, buffers: Sequence[Buffer], found: Sequence[tuple[Choice, ...]]) -> Candidates:
+    """The choices for schedules that give memory back."""
+    live, result, last = live_bytes(buffers, len(found)), result_bytes(profile), len(found) - 1
+    rows = joint_rows([(ways, live[step], step == last) for step, ways in enumerate(found) if ways], result)
+    return Candidates(rows, max([*live, live[-1] + result]), 0)
 
 
 def _hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -193,12 +131,29 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
 def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
     """The fastest schedule that loads and computes one after the other."""
     best: Schedule | None = None
-    for level in levels:
+    for candidates, level in _kinds(levels):
+        if candidates is level.joint and best is not None and not _worth_releasing(best):
+            continue
         beat_seconds = best.predicted_seconds if best else math.inf
-        selection = select(level.candidates, budget_bytes - base_bytes, beat_seconds=beat_seconds)
+        selection = select(candidates, budget_bytes - base_bytes, beat_seconds=beat_seconds)
         if selection is not None and selection.seconds < beat_seconds:
-            best = _schedule(level, budget_bytes, base_bytes, selection)
+            one = _schedule(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
+            best = one if one.predicted_seconds < beat_seconds else best
     return best
+
+
+def _kinds(levels: Sequence[Workload]) -> Iterator[tuple[Candidates, Workload]]:
+    """Each level with arena and heap kept, and where possible with both given back within an inference."""
+    for level in levels:
+        yield level.candidates, level
+        if level.joint is not None:
+            yield level.joint, level
+
+
+def _worth_releasing(decided: Schedule) -> bool:
+    """Whether what is held beside weights is enough of the budget to be worth giving back."""
+    passing_bytes = decided.arena_bytes + decided.heap_bytes + decided.raw_bytes
+    return passing_bytes > _RELEASED_SHARE * decided.budget_bytes
 
 
 def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
@@ -271,12 +226,12 @@ def read_seconds(decided: Schedule) -> float:
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
     """The least budget that works, and the layer that sets it."""
-    least, culprit = min(map(_smallest, (work, *work.chained)), key=lambda one: one[0])
+    least, culprit = min((_smallest(*kind) for kind in _kinds((work, *work.chained))), key=lambda one: one[0])
     return least + work.fixed_bytes + base_bytes, culprit
 
 
-def _smallest(work: Workload) -> tuple[int, str]:
-    least, row, weights_first = smallest(work.candidates)
+def _smallest(candidates: Candidates, work: Workload) -> tuple[int, str]:
+    least, row, weights_first = smallest(candidates)
     rows = [index for index, found in enumerate(work.choices) if found]
     layer = work.profile.layers[rows[row] if rows and weights_first else _widest_step(work)]
     return least, f"layer {layer.name!r} ({layer.type}, {'weights' if weights_first else 'blobs'})"
@@ -300,18 +255,6 @@ def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:
     return int(base_bytes + kept + max(loading, work.blob_bytes + workspace)), seconds
 
 
-def _result_bytes(profile: ModelProfile) -> int:
-    """What the caller gets, in memory of its own; of one large output no more than is copied at once is held twice."""
-    layouts = {
-        blob: layout
-        for layer in profile.layers
-        for blob, layout in zip(layer.outputs, layer.output_layouts, strict=True)
-    }
-    size = sum(layouts[blob].size_bytes for blob in profile.outputs)
-    alone = len(profile.outputs) == 1 and layouts[profile.outputs[0]].lane_bytes == 4
-    return min(size, _COPIED_AT_ONCE_BYTES) if alone else size
-
-
 def _widest_step(work: Workload) -> int:
     """The step with most blobs, and of those with as much the one with most scratch at least."""
     live = live_bytes(work.blobs.buffers, len(work.profile.layers))
@@ -320,17 +263,29 @@ def _widest_step(work: Workload) -> int:
 
 
 def _schedule(
-    work: Workload, budget_bytes: int, base_bytes: int, selection: Selection, depths: Depths = ONCE
+    work: Workload,
+    budget_bytes: int,
+    base_bytes: int,
+    selection: Selection,
+    depths: Depths = ONCE,
+    *,
+    releasing: bool = False,
 ) -> Schedule:
     rows = [index for index, found in enumerate(work.choices) if found]
     chosen: list[Choice | None] = [None] * len(work.choices)
     for row, column in zip(rows, selection.chosen, strict=True):
         chosen[row] = work.choices[row][column]
-    return schedule_of(work, chosen, budget_bytes, base_bytes, depths)
+    return schedule_of(work, chosen, budget_bytes, base_bytes, depths, releasing=releasing)
 
 
 def schedule_of(
-    work: Workload, chosen: Sequence[Choice | None], budget_bytes: int, base_bytes: int, depths: Depths = ONCE
+    work: Workload,
+    chosen: Sequence[Choice | None],
+    budget_bytes: int,
+    base_bytes: int,
+    depths: Depths = ONCE,
+    *,
+    releasing: bool = False,
 ) -> Schedule:
     """What choices come to, made by whomever.
 
@@ -340,6 +295,7 @@ def schedule_of(
         budget_bytes: what is noted as the budget; nothing is done to keep it.
         base_bytes: code pages and Python objects.
         depths: how many of the largest loads may be in memory at once, where loads run beside computing.
+        releasing: whether memory may be given back within an inference to keep the budget.
     """
     made = [choice for choice in chosen if choice is not None]
     offsets = tuple(
@@ -376,7 +332,31 @@ def schedule_of(
         heap_bytes=heap_bytes,
         raw_bytes=raw_bytes,
     )
+    if releasing:
+        return _releasing(decided, base_bytes)
     return replace(decided, predicted_seconds=max(decided.predicted_seconds, read_seconds(decided)))
+
+
+def _releasing(decided: Schedule, base_bytes: int) -> Schedule:
+    """The schedule with as much given back within an inference as its budget asks for."""
+    work, last = decided.workload, len(decided.chosen) - 1
+    result = result_bytes(work.profile)
+    needs = []
+    for step, (choice, gaps) in enumerate(zip(decided.chosen, work.gaps, strict=True)):
+        used = taken_ranges(gaps)
+        heap = raw = 0
+        if choice is not None:
+            begin, heap, raw = decided.scratch_offsets[step], choice.heap_bytes, choice.raw_bytes
+            used = sorted([*used, (begin, begin + choice.scratch_bytes)]) if choice.scratch_bytes else used
+        needs.append(StepNeed(tuple(used), heap, max(raw, result) if step == last else raw))
+    kept_bytes = base_bytes + decided.kept_bytes + decided.objects_bytes
+    found = releases(needs, decided.budget_bytes - kept_bytes)
+    return replace(
+        decided,
+        predicted_peak_bytes=kept_bytes + found.held_bytes,
+        predicted_seconds=decided.predicted_seconds + found.seconds,
+        releases=found,
+    )
 
 
 def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:

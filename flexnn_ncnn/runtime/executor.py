@@ -23,6 +23,7 @@ from flexnn_ncnn.runtime.makers import Maker, Makers
 from flexnn_ncnn.runtime.origin import serves
 from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
+from flexnn_ncnn.runtime.returns import returning
 from flexnn_ncnn.runtime.slabs import forward_chain
 from flexnn_ncnn.runtime.step_actions import (
     Action,
@@ -80,7 +81,8 @@ class Executor:
         if not serves(plan, bin_path):
             self._source.close()
             raise ModelChangedError("changed since its weights were transformed", path=bin_path, hint=_MAKE_AGAIN)
-        self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES)
+        in_parts = any(step.returns_arena for step in plan.steps)
+        self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES, huge=not in_parts)
         self._scratch = native.ScratchAllocator(self._arena)
         self._makers = Makers(plan)
         self._options = self._makers.options
@@ -179,8 +181,11 @@ class Executor:
         """The step as a function of the blobs that exist."""
         action, scratch, overflows = self._action(step), self._scratch, self.overflows
         offset_bytes, size_bytes = step.scratch_offset_bytes, step.scratch_bytes
+        give_back = returning(self.plan, number, self._arena)
 
         def compiled(mats: Mats) -> None:
+            if give_back is not None:
+                give_back()
             scratch.use(offset_bytes, size_bytes)
             action(mats)
             if scratch.missing_bytes:

@@ -16,33 +16,41 @@ SMALLEST_RELEASE_BYTES = 1024 * 1024
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 
-def anonymous_pages(size_bytes: int) -> npt.NDArray[np.uint8]:
+def anonymous_pages(size_bytes: int, *, huge: bool = True) -> npt.NDArray[np.uint8]:
     """Zeroed memory that begins at a page, counted in the resident set as it is touched.
 
     Huge pages within it are asked for: a device reads into one of 2 MiB in one go, where it is told every small page
     by itself, which halves the speed of fast storage and costs five times the processor time. No more is held than
     asked for. At least one more byte than `size_bytes`, to the end of a page, can be read.
+
+    Args:
+        size_bytes: how much.
+        huge: whether to ask for huge pages; not for memory that is given back in parts, which would come back as one.
     """
-    huge = _huge_page_bytes()
-    spare = huge if size_bytes >= huge else 0  # address space to begin at a huge page; not touched, not held
+    page_bytes = _huge_page_bytes() if huge else 0
+    spare = (
+        page_bytes if size_bytes >= page_bytes else 0
+    )  # address space to begin at a huge page; not touched, not held
     pages = mmap.mmap(-1, size_bytes + spare + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = np.frombuffer(pages, np.uint8)
-    begin = -int(whole.ctypes.data) % huge if spare else 0
+    begin = -int(whole.ctypes.data) % page_bytes if spare else 0
     if spare:
         with suppress(OSError):  # a kernel without them
-            pages.madvise(mmap.MADV_HUGEPAGE, begin, size_bytes // huge * huge)
+            pages.madvise(mmap.MADV_HUGEPAGE, begin, size_bytes // page_bytes * page_bytes)
     return whole[begin : begin + size_bytes]
 
 
-def release_pages(memory: npt.NDArray[np.uint8], begin_bytes: int, end_bytes: int) -> None:
+def release_pages(
+    memory: npt.NDArray[np.uint8], begin_bytes: int, end_bytes: int, least_bytes: int = SMALLEST_RELEASE_BYTES
+) -> None:
     """Give the pages that lie whole within a range back to the system; they read as zeros afterwards.
 
     Args:
         memory: from `anonymous_pages`.
-        begin_bytes, end_bytes: the range; what lies outside `memory` is left alone, and so is a range of less than
-            `SMALLEST_RELEASE_BYTES`, not worth faulting its pages in again.
+        begin_bytes, end_bytes: the range; what lies outside `memory` is left alone.
+        least_bytes: a smaller range is left alone, too: not worth faulting its pages in again.
     """
-    if end_bytes - begin_bytes < SMALLEST_RELEASE_BYTES or begin_bytes < 0 or end_bytes > memory.nbytes:
+    if end_bytes - begin_bytes < least_bytes or begin_bytes < 0 or end_bytes > memory.nbytes:
         return
     pages = memory.base
     while not isinstance(pages, mmap.mmap):

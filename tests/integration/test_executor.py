@@ -14,6 +14,7 @@ import pytest
 from flexnn_ncnn.errors import InputError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime.executor import Executor
+from flexnn_ncnn.runtime.returns import free_ranges
 from param_tools.encoding import Encoding
 from param_tools.errors import ModelFormatError
 from param_tools.model_io import read_param
@@ -304,3 +305,27 @@ def test_steps_are_what_the_budget_asks_for() -> None:
         least, most = found.plan(found.least_bytes), found.plan(10**8)
         assert not step_of(least, "fc").resident
         assert len(step_of(least, "fc").parts) > len(step_of(most, "fc").parts) == 1
+
+
+def test_memory_given_back_before_every_step_changes_nothing() -> None:
+    with chain() as found:
+        plan = found.plan(found.least_bytes + 1_000_000)
+        everywhere = tuple(replace(step, returns_arena=True, returns_heap=True) for step in plan.steps)
+        stock = found.stock()
+        with Executor(replace(plan, steps=everywhere), found.opened.bin_path) as executor:
+            for _ in range(3):
+                assert_close(executor.run(found.inputs), stock, 1e-5)
+
+
+def test_a_step_gives_back_all_of_the_arena_but_what_somebody_still_needs() -> None:
+    with chain() as found:
+        plan = found.plan(found.least_bytes)
+        for number, step in enumerate(plan.steps):
+            free = free_ranges(plan, number)
+            needed = [place for place in plan.placements if place.begin <= number < place.end]
+            spans = [(one.offset_bytes, one.offset_bytes + one.size_bytes) for one in needed]
+            if step.scratch_bytes:
+                spans.append((step.scratch_offset_bytes, step.scratch_offset_bytes + step.scratch_bytes))
+            assert all(end <= first or last <= begin for begin, end in free for first, last in spans)
+            taken = sum(end - begin for begin, end in spans)
+            assert sum(end - begin for begin, end in free) >= plan.arena_bytes - taken - 128 * len(spans)

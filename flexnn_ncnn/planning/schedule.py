@@ -1,0 +1,110 @@
+"""What the planner works on, and what it decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flexnn_ncnn.capabilities import Capabilities
+from flexnn_ncnn.planning.candidates import Candidates
+from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.problem import BlobProblem
+from flexnn_ncnn.planning.releases import Releases
+from flexnn_ncnn.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.storage import Storage
+
+__all__ = ["Schedule", "Workload", "result_bytes"]
+
+# of an output that is copied while the arena gives its pages back (runtime/native/mats.py), and what lies between pages
+_COPIED_AT_ONCE_BYTES = 3 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What planning needs of a profile, the same for every budget.
+
+    Attributes:
+        profile: what was measured; layers joined to a chain are one layer.
+        capabilities: what the ncnn that will run can do.
+        storage: where streamed weights come from.
+        members: per layer of `profile` the measured layers it stands for.
+        blobs: buffers and how steps use them.
+        offsets: per buffer its place in the arena.
+        gaps: per layer the ranges of the arena that no blob has while it runs, the last one open.
+        candidates: all choices, in the form that selecting needs.
+        joint: the same for schedules that give memory back within an inference, see `planning.releases`; None where
+            loads go on beside computing.
+        choices: per layer the ways to run it.
+        chained: the same network with ever more layers joined to chains, for smaller arenas.
+    """
+
+    profile: ModelProfile
+    capabilities: Capabilities
+    storage: Storage
+    members: tuple[tuple[LayerProfile, ...], ...]
+    blobs: BlobProblem
+    offsets: tuple[int, ...]
+    gaps: tuple[tuple[tuple[int, int], ...], ...]
+    candidates: Candidates = field(compare=False)
+    joint: Candidates | None = field(compare=False)
+    choices: tuple[tuple[Choice, ...], ...]
+    chained: tuple[Workload, ...] = ()
+
+    @property
+    def blob_bytes(self) -> int:
+        """What blobs alone take of the arena."""
+        return int(self.candidates.floor.arena_bytes)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is held whatever is chosen: of "direct" the outputs handed over, as weights are read meanwhile."""
+        return result_bytes(self.profile) if self.storage.is_direct else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What the planner decides.
+
+    Attributes:
+        workload: what it was decided for.
+        budget_bytes: the budget.
+        chosen: per layer its choice, None where no layer runs.
+        scratch_offsets: per layer where in the arena its scratch begins.
+        arena_bytes: size of the arena.
+        predicted_peak_bytes: growth of the resident set over the idle process.
+        predicted_seconds: one inference.
+        kept_bytes: weights kept between inferences.
+        heap_bytes: heap that loads in memory at once may need beside them.
+        raw_bytes: raw weights that they may map, or the outputs handed over, whichever is more; of "direct" the memory
+            that weights are read to.
+        releases: what is given back within an inference, and what is held at most because of that; None where arena and
+            heap are kept.
+    """
+
+    workload: Workload
+    budget_bytes: int
+    chosen: tuple[Choice | None, ...]
+    scratch_offsets: tuple[int, ...]
+    arena_bytes: int
+    predicted_peak_bytes: int
+    predicted_seconds: float
+    kept_bytes: int
+    heap_bytes: int
+    raw_bytes: int
+    releases: Releases | None = None
+
+    @property
+    def objects_bytes(self) -> int:
+        """What is kept to call slices and slabs one by one."""
+        return sum(choice.objects_bytes for choice in self.chosen if choice is not None)
+
+
+def result_bytes(profile: ModelProfile) -> int:
+    """What the caller gets, in memory of its own; of one large output no more than is copied at once is held twice."""
+    layouts = {
+        blob: layout
+        for layer in profile.layers
+        for blob, layout in zip(layer.outputs, layer.output_layouts, strict=True)
+    }
+    size = sum(layouts[blob].size_bytes for blob in profile.outputs)
+    alone = len(profile.outputs) == 1 and layouts[profile.outputs[0]].lane_bytes == 4
+    return min(size, _COPIED_AT_ONCE_BYTES) if alone else size
