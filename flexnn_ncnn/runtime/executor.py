@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import ModelChangedError
-from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Part, Plan, Stage, Step
 from flexnn_ncnn.runtime import heap, native
 from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
@@ -21,9 +20,9 @@ from flexnn_ncnn.runtime.inputs import checked_inputs
 from flexnn_ncnn.runtime.interrupts import deferred_signals
 from flexnn_ncnn.runtime.makers import Maker, Makers
 from flexnn_ncnn.runtime.origin import serves
-from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
+from flexnn_ncnn.runtime.pages import release_pages
 from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
-from flexnn_ncnn.runtime.returns import returning
+from flexnn_ncnn.runtime.returns import arena_pages, returning
 from flexnn_ncnn.runtime.slabs import forward_chain
 from flexnn_ncnn.runtime.step_actions import (
     Action,
@@ -81,8 +80,7 @@ class Executor:
         if not serves(plan, bin_path):
             self._source.close()
             raise ModelChangedError("changed since its weights were transformed", path=bin_path, hint=_MAKE_AGAIN)
-        in_parts = any(step.returns_arena for step in plan.steps)
-        self._arena = anonymous_pages(plan.arena_bytes + OVERREAD_BYTES, huge=not in_parts)
+        self._arena = arena_pages(plan)
         self._scratch = native.ScratchAllocator(self._arena)
         self._makers = Makers(plan)
         self._options = self._makers.options

@@ -11,9 +11,15 @@ import numpy.typing as npt
 from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.runtime import heap
-from flexnn_ncnn.runtime.pages import release_pages
+from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 
-__all__ = ["free_ranges", "returning"]
+__all__ = ["arena_pages", "free_ranges", "returning"]
+
+
+def arena_pages(plan: Plan) -> npt.NDArray[np.uint8]:
+    """Memory for the arena of a plan."""
+    in_parts = any(step.returns_arena for step in plan.steps)
+    return anonymous_pages(plan.arena_bytes + OVERREAD_BYTES, huge=not in_parts)
 
 
 def free_ranges(plan: Plan, number: int) -> tuple[tuple[int, int], ...]:
