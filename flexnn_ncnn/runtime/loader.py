@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,6 +101,17 @@ class SerialLoader(Generic[Loaded]):
         self.abort()
 
 
+_LOADERS: weakref.WeakSet[ThreadedLoader[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that comes back from ncnn when the interpreter is gone would end the process with SIGABRT."""
+    for loader in list(_LOADERS):
+        if loader.is_here:
+            loader.close()
+
+
 class ThreadedLoader(Generic[Loaded]):
     """Loads ahead in a thread of its own; worth it where ncnn's bindings let go of the interpreter lock.
 
@@ -121,9 +134,14 @@ class ThreadedLoader(Generic[Loaded]):
         if loads:
             self._start()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process began it: a fork has neither the thread nor a lock that it held."""
+        return os.getpid() == self._owner
+
     def acquire(self, load: int) -> Loaded:
         """Wait until it is loaded."""
-        if os.getpid() != self._owner:  # a fork has neither the thread nor a lock that it held
+        if not self.is_here:
             self._thread, self._changed = None, threading.Condition()
             self._stream.abort()
         if self._thread is None or self._acquired % len(self._loads) != load:
@@ -177,6 +195,7 @@ class ThreadedLoader(Generic[Loaded]):
     def _start(self) -> None:
         self._reset()
         self._owner = os.getpid()
+        _LOADERS.add(self)
         self._thread = threading.Thread(target=self._work, name="flexnn-loader", daemon=True)
         self._thread.start()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,3 +243,23 @@ def test_a_thread_begins_where_it_is_told_to() -> None:
     run(loader, 2)
     loader.close()
     assert seen == ["flexnn-loader"]
+
+
+LEAVING = """
+import atexit, threading
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))  # called after those that follow
+from tests.unit.test_loader import scene
+from flexnn_ncnn.runtime.loader import ThreadedLoader
+made = scene(3)
+loader = ThreadedLoader(made.loads, made.stream)
+loader.acquire(0)
+print([thread.name for thread in threading.enumerate()])
+"""
+
+
+def test_no_thread_outlives_the_interpreter() -> None:
+    """One that came back from ncnn then would end the process with SIGABRT."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", LEAVING], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["['MainThread', 'flexnn-loader']", "['MainThread']"]
