@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,24 +47,33 @@ class Sshd:
         port: where it listens.
         user: who may log in.
         programs: a folder with an `ssh` that uses the test's keys; put it first on PATH.
+        pid: the server's process.
     """
 
     port: int
     user: str
     programs: Path
+    pid: int
 
     def url(self, path: Path) -> str:
         """The place of a folder or file on the server, which is this machine."""
         return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
+
+    def cut_connections(self) -> None:
+        """End the processes that serve a connection each, as a board that loses its network does."""
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with suppress(OSError):
+                if f"\nPPid:\t{self.pid}\n" in status.read_text():
+                    os.kill(int(status.parent.name), signal.SIGKILL)
 
 
 def missing_for_sshd() -> str:
     """What this machine lacks, "" where it can run a server."""
     for name in ("sshd", "ssh", "ssh-keygen"):
         if _program(name) is None:
-            return f"no program {name}"
+            return f"no program {name}; on Debian: apt-get install openssh-server"
     if os.getuid() == 0 and not _PRIVILEGE_SEPARATION.is_dir():
-        return f"sshd of root needs the folder {_PRIVILEGE_SEPARATION}"
+        return f"sshd of root needs the folder {_PRIVILEGE_SEPARATION}; make it with mkdir"
     return ""
 
 
@@ -85,7 +95,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         _wait_for(port, server, folder / "log")
-        yield Sshd(port, getpass.getuser(), programs)
+        yield Sshd(port, getpass.getuser(), programs, server.pid)
     finally:
         server.terminate()
         server.wait(timeout=30)

@@ -96,7 +96,7 @@ def run_interrupted(*arguments: object) -> None:
         cwd=ROOT,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == -9, done.stderr
 
@@ -144,6 +144,29 @@ def test_a_deployment_that_was_killed_goes_on_and_the_old_bundle_stays_until_it_
     total = sum(len(data) for name, data in contents_of(bundle.folder).items() if name in report.sent_files)
     assert report.resumed_bytes >= 3 * MB
     assert report.sent_bytes + report.resumed_bytes == total
+    assert contents_of(tmp_path / "there") == contents_of(bundle.folder)
+
+
+def test_a_connection_that_is_cut_is_one_sentence_and_nothing_is_lost(
+    sshd: Sshd, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(sshd.programs), prepend=os.pathsep)
+    place = parse_place(sshd.url(tmp_path / "there"))
+    cut: list[int] = []
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what == "deploying" and done > 5 * MB and not cut:
+            wait_until_settled(tmp_path / "there")
+            sshd.cut_connections()
+            cut.append(done)
+
+    with pytest.raises(TransferError) as caught:
+        deploy_bundle(bundle, place, progress)
+    assert "goes on where" in caught.value.hint
+    assert MANIFEST not in contents_of(tmp_path / "there")
+    report = deploy_bundle(bundle, place, progress)
+    assert cut
+    assert report.resumed_bytes >= 3 * MB
     assert contents_of(tmp_path / "there") == contents_of(bundle.folder)
 
 
