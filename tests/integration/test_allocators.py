@@ -9,6 +9,8 @@ from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.blob_memory import Blob, aligned_bytes
 
+pytestmark = pytest.mark.patched
+
 OPTION = native.make_option(RunOptions())
 RNG = np.random.default_rng(5)
 

@@ -21,6 +21,8 @@ from param_tools.model_io import read_param
 from tests.integration.pipeline import Array, Prepared, assert_close, budgets, feed, prepared, prepared_files, step_of
 from tests.property.slicing_stock import write_random
 
+pytestmark = pytest.mark.patched
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 IMAGE = (3, 224, 224)
 CHAIN = [

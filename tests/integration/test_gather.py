@@ -8,6 +8,8 @@ import pytest
 from param_tools.encoding import Encoding
 from tests.integration.pipeline import AMPLE_BYTES, Array, assert_close, prepared, step_of
 
+pytestmark = pytest.mark.patched
+
 WORDS, WIDTH = 500, 12
 EMBED = [
     "Input ids 0 1 ids",

@@ -23,6 +23,8 @@ import pytest
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.runtime import native
 
+pytestmark = pytest.mark.patched
+
 Array = npt.NDArray[Any]
 Case = tuple[str, list[tuple[int, Any]], list[Array], tuple[int, ...]]
 

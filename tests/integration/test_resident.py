@@ -21,6 +21,8 @@ from flexnn_ncnn.runtime.weight_source import WeightSource
 from tests.integration import tiny_models
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared, prepared_files
 
+pytestmark = pytest.mark.patched
+
 LAYERS = [
     "Input in0 0 1 in0",
     "Convolution conv0 1 1 in0 a 0=32 1=3 4=1 5=1 6=864 9=1",

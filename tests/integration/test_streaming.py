@@ -23,6 +23,8 @@ from param_tools.errors import ModelFormatError
 from tests.integration import tiny_models
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared
 
+pytestmark = pytest.mark.patched
+
 LAYERS = [
     "Input in 0 1 in",
     "Convolution c1 1 1 in a 0=64 1=3 4=1 5=1 6=27648 9=1",

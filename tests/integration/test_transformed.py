@@ -22,6 +22,8 @@ from flexnn_ncnn.transformed import TransformedFile
 from tests.integration.pipeline import Prepared
 from tests.integration.test_executor import chain
 
+pytestmark = pytest.mark.patched
+
 can_store = pytest.mark.skipif(
     not native.capabilities().saves_transformed_weights, reason="the installed ncnn stores no transformed weights"
 )

@@ -21,7 +21,7 @@ from tests.integration.pipeline import Prepared, assert_close, feed, prepared
 
 COUNT = 4096 * 732  # whole pages
 INNER = ["Input in 0 1 in", "InnerProduct it 1 1 in out 0=500 1=1 2=1000000"]
-pytestmark = pytest.mark.skipif(not Window.is_possible(), reason="this system has no madvise")
+pytestmark = [pytest.mark.patched, pytest.mark.skipif(not Window.is_possible(), reason="this system has no madvise")]
 
 
 @pytest.fixture
