@@ -127,8 +127,8 @@ def notes(target: Target, budget_bytes: int, threads: int, streamed_bytes: int) 
     if streamed_bytes and target.read_bytes_per_second:
         seconds = streamed_bytes / target.read_bytes_per_second
         yield (
-            f"each inference reads some {format_bytes(streamed_bytes)} of weights again, {seconds:.1f} s from a card "
-            f"of {format_bytes(target.read_bytes_per_second)} a second and much less where free memory keeps the model"
+            f"each inference reads some {format_bytes(streamed_bytes)} of weights again: {seconds:.2g} s from a card "
+            f"of {format_bytes(target.read_bytes_per_second)}/s, much less where free memory keeps the model"
         )
 
 

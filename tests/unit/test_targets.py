@@ -67,8 +67,8 @@ def test_more_threads_than_cpus_are_refused() -> None:
         ("pi4", GIB // 2, 1, 0, ""),
         ("pi4", GIB, 1, 0, "wants one with 2 GiB of memory or more"),
         ("pi5", 13 * GIB, 1, 0, "nearly all of its 16 GiB"),
-        ("pi5", 8_000_000, 1, 160_000_000, "2.0 s from a card"),
-        ("pi4", 8_000_000, 1, 160_000_000, "4.0 s from a card"),
+        ("pi5", 8_000_000, 1, 160_000_000, "again: 2 s from a card of 80.0 MB/s"),
+        ("pi4", 8_000_000, 1, 160_000_000, "again: 4 s from a card of 40.0 MB/s"),
         ("android", 8_000_000, 2, 160_000_000, "computes on one thread"),
     ],
 )
