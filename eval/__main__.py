@@ -11,6 +11,7 @@ import click
 
 from eval.cells import EXPERIMENTS, Effort, cells_of
 from eval.commands import flexnn
+from eval.devices import DEVICES, check_device
 from eval.measuring import run_cells
 from eval.report import write_report
 from eval.results import Results
@@ -21,7 +22,7 @@ from param_tools.errors import FlexnnError
 
 __all__ = ["main"]
 
-_QUICK = Effort(loops=3, warmups=1, all_budgets=False)
+_QUICK = Effort(loops=2, warmups=0, passes=2, is_quick=True, limit_percent=40, adaptive_runs=8)
 _FULL = Effort()
 
 
@@ -49,7 +50,14 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     metavar="DIR",
     help="Where results and the report go; what lies there already is not measured again.",
 )
-@click.option("--quick", is_flag=True, help="Three budgets for each model, three inferences each.")
+@click.option("--quick", is_flag=True, help="Fewer models, budgets and inferences: a quarter of an hour.")
+@click.option(
+    "--device",
+    type=click.Choice(tuple(DEVICES)),
+    default="host",
+    show_default=True,
+    help="What to imitate; needs root.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Compute threads.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 def command(
@@ -58,22 +66,27 @@ def command(
     budgets: tuple[int, ...],
     folder: Path,
     quick: bool,
+    device: str,
     threads: int,
     quiet: bool,
 ) -> None:
-    """Repeat FlexNN's evaluation on this machine.
+    """Repeat FlexNN's evaluation on this machine, or on a device that is imitated on it.
 
     \b
       end-to-end  latency over memory: stock ncnn, layer streaming, and this package within budgets
       ablation    this package without parts of what it does
       overhead    what has to be done before the first inference, and what it costs
+      adaptive    budgets that change while a model computes
+      peers       other runtimes on the same graphs
       all         these, one after the other
       report      nothing is measured, the report is written again
 
-    Killed half-way, it goes on where it was. DIR/results.jsonl has a line for each measurement, DIR/report.md the
-    tables and figures.
+    Killed half-way, it goes on where it was. DIR/results.jsonl has a line for each measurement, DIR/report.md and
+    DIR/report.html the tables and figures.
     """
-    effort = replace(_QUICK if quick else _FULL, threads=threads)
+    if experiment != "report":
+        check_device(device)
+    effort = replace(_QUICK if quick else _FULL, threads=threads, device=device)
     wanted = [one for one in EXPERIMENTS if experiment in (one, "all")]
     cells = [cell for one in wanted for cell in cells_of(one, models, budgets, effort)]
     new_figure(1, 1)  # finds out whether there is matplotlib before hours of measuring

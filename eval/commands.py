@@ -1,4 +1,4 @@
-"""`flexnn` and other programs in child processes, with what they cost."""
+"""`flexnn` in child processes, with what it costs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.cgroups import ControlGroup
 from param_tools.errors import FlexnnError
 
-__all__ = ["CommandError", "Cost", "Done", "flexnn", "run_module"]
+__all__ = ["CommandError", "Cost", "Done", "flexnn"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _POWERCAP = Path("/sys/class/powercap")
@@ -64,35 +65,38 @@ class Done:
     cost: Cost
 
 
-def flexnn(*arguments: object, cache: Path | None = None) -> Done:
-    """Runs `flexnn ARGUMENTS --json`.
+def flexnn(
+    *arguments: object,
+    cache: Path | None = None,
+    accepted: Collection[int] = (0,),
+    group: ControlGroup | None = None,
+) -> Done:
+    """Runs `flexnn ARGUMENTS --json`, with this checkout first on its import path.
 
     Args:
         arguments: of the command.
         cache: the cache folder; None for the user's.
+        accepted: exit statuses with which there is something to read.
+        group: what to run it in.
 
     Raises:
         CommandError: it failed; its own sentence.
-    """
-    return run_module("flexnn_ncnn", [*map(str, arguments), "--json"], cache)
-
-
-def run_module(module: str, arguments: Sequence[str], cache: Path | None = None) -> Done:
-    """Runs `python -m MODULE ARGUMENTS`, with this checkout first on its import path; it is to write JSON.
-
-    Raises:
-        CommandError: it failed; the last line of what it wrote to stderr.
     """
     environment = {**os.environ, "PYTHONPATH": _python_path()}
     if cache is not None:
         environment["FLEXNN_CACHE_DIR"] = str(cache)
     before, begin = _spent(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flexnn_ncnn", *map(str, arguments), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=None if group is None else group.enter,
     )
     seconds, after = time.perf_counter() - begin, _spent()
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"python -m {module} ended with status {done.returncode}"]
+    if done.returncode not in accepted:
+        lines = done.stderr.strip().splitlines() or [f"flexnn {arguments[0]} ended with status {done.returncode}"]
         raise CommandError(lines[-1].removeprefix("flexnn: error: "), done.returncode)
     return Done(json.loads(done.stdout), _cost(seconds, before, after))
 

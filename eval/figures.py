@@ -1,20 +1,24 @@
-"""Results drawn: latency over memory, and bars of the ablation."""
+"""Results drawn: latency over memory, latency over time, and bars."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.published import PublishedModel, published_model
+from flexnn_ncnn.adaptation import Adaptation, Phase, Sample, SwitchCost
+from flexnn_ncnn.machine_load import MachineLoad
+from flexnn_ncnn.reporters.adaptations import plot_adaptation
 from flexnn_ncnn.reporters.plots import new_figure, plain_text, save_figure
 
-__all__ = ["Point", "draw_ablation", "draw_end_to_end"]
+__all__ = ["Point", "draw_adaptation", "draw_bars", "draw_end_to_end"]
 
 # in the order of the legend: name for people, marker, colour
 _LOOKS = {
     "shipped": ("stock ncnn as shipped", "D", "#7b3fa0"),
     "stock": ("stock ncnn, fp32", "s", "#b3261e"),
+    "stock-no-winograd": ("stock ncnn, no winograd", "P", "#c79a2b"),
     "stock-direct": ("stock ncnn, no winograd or sgemm", "v", "#e07a3f"),
     "ondemand": ("layer streaming", "^", "#4f7f6b"),
     "flexnn": ("this package", "o", "#2f5d8a"),
@@ -45,7 +49,7 @@ class Point(NamedTuple):
     busy: bool
 
 
-def draw_end_to_end(model: str, points: Sequence[Point], path: Path) -> None:
+def draw_end_to_end(model: str, points: Sequence[Point], path: Path, device: str = "") -> None:
     """Latency over memory of one model: ours above, FlexNN's published points below where there are any.
 
     Two panels of one memory axis: the published latencies are other machines', so that only shapes can be compared.
@@ -54,6 +58,7 @@ def draw_end_to_end(model: str, points: Sequence[Point], path: Path) -> None:
         model: as measured.
         points: of all contestants.
         path: a .png, .svg or .pdf, replaced as a whole.
+        device: what was imitated, "" for nothing.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -69,7 +74,7 @@ def draw_end_to_end(model: str, points: Sequence[Point], path: Path) -> None:
         found = sorted(point for point in points if point.config == config)
         if found:
             _draw_measured(ours, found, label, marker, colour)
-    title = f"{plain_text(Path(model).stem)}, measured here{_busy(points)}"
+    title = f"{plain_text(Path(model).stem)}, measured here{device and f' as on a {device}'}{_busy(points)}"
     ours.set_title(title, loc="left", fontsize=11)
     memories = [point.peak_bytes / 1e6 for point in points]
     if published:
@@ -87,33 +92,58 @@ def draw_end_to_end(model: str, points: Sequence[Point], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_ablation(title: str, points: Sequence[Point], path: Path) -> None:
-    """Latency and memory of contestants as bars, one row each.
+def draw_bars(
+    title: str,
+    names: Sequence[str],
+    columns: Sequence[tuple[str, Sequence[float | None], str]],
+    path: Path,
+) -> None:
+    """Figures of contestants as bars, a row each.
 
     Args:
         title: what they ran.
-        points: in their order, the first on top.
+        names: the rows, the first on top.
+        columns: label, a value for each row, None where there is none, and colour.
         path: a .png, .svg or .pdf, replaced as a whole.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    figure, axes = new_figure(9.6, 1.6 + 1.0 * len(points), rows=(1, 1))
-    names = [point.config for point in points]
-    columns = (
-        (axes[0], [point.latency_ms for point in points], "one inference, ms", "#2f5d8a"),
-        (axes[1], [point.peak_bytes / 1e6 for point in points], "memory, MB", "#6fb98f"),
-    )
-    for one, values, label, colour in columns:
-        bars = one.barh(names, [value / max(values) for value in values], color=colour, height=0.6)
-        one.bar_label(bars, [f"{value:.4g}" for value in values], padding=3, fontsize=8)
-        one.invert_yaxis()
-        one.set_xlim(0, 1.1)
+    figure, _ = new_figure(9.6, 1.3 + 0.32 * len(names))
+    figure.clear()
+    rows = range(len(names))
+    for one, (label, values, colour) in zip(figure.subplots(1, len(columns), sharey=True), columns, strict=True):
+        bars = one.barh(rows, [value or 0.0 for value in values], color=colour, height=0.65)
+        one.bar_label(bars, ["-" if value is None else f"{value:.4g}" for value in values], padding=3, fontsize=8)
+        one.set_xlim(0, 1.2 * max((value or 0.0 for value in values), default=0.0) or 1.0)
         one.set_xticks([])
         one.set_title(label, loc="left", fontsize=9)
-        one.spines["bottom"].set_visible(False)
-    figure.suptitle(f"{plain_text(title)}{_busy(points)}", fontsize=11, x=0.01, ha="left")
+        for side in ("top", "right", "bottom"):
+            one.spines[side].set_visible(False)
+    first = figure.axes[0]
+    first.set_yticks(list(rows), [plain_text(name) for name in names], fontsize=9)
+    first.invert_yaxis()
+    figure.suptitle(plain_text(title), fontsize=11, x=0.01, ha="left")
     save_figure(figure, path)
+
+
+def draw_adaptation(found: Mapping[str, Any], title: str, path: Path) -> None:
+    """Latency and memory over time of a model whose budget changes.
+
+    Args:
+        found: what `flexnn adapt --json` said.
+        title: what it is about.
+        path: a .png, .svg or .pdf, replaced as a whole.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    phases = tuple(
+        Phase(**{**phase, "switch": phase["switch"] and SwitchCost(**phase["switch"])}) for phase in found["phases"]
+    )
+    samples = tuple(Sample(**sample) for sample in found["samples"])
+    machine = MachineLoad(**found["machine"])
+    plot_adaptation(Adaptation(**{**found, "phases": phases, "samples": samples, "machine": machine}), title, path)
 
 
 def _busy(points: Sequence[Point]) -> str:

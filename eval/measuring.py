@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from eval.cells import Cell
-from eval.commands import CommandError, flexnn, run_module
+from eval.commands import flexnn
+from eval.contest_cell import measure_contest
+from eval.devices import imitated
+from eval.models import model_files
 from eval.overhead import measure_steps
 from eval.results import Results
+from param_tools.errors import FlexnnError
 
 __all__ = ["measure", "run_cells"]
 
 Progress = Callable[[str, int, int], None]
 
-# Statuses of `flexnn` that stand for something found out: no plan can keep the budget.
-_REFUSED = 3
+# Statuses of `flexnn`: no plan can keep the budget, which is found out and stays; a budget was exceeded, which is told.
+_REFUSED, _EXCEEDED = 3, 4
 
 
 def run_cells(
@@ -45,10 +49,12 @@ def run_cells(
     for done, cell in enumerate(missing):
         if progress is not None:
             progress(_name(cell), done, len(missing))
+        begin = datetime.now(timezone.utc)
         result = (measured_by or measure)(cell)
         if result["status"] == "failed":
             failures.append(result["message"])
-        results.append(cell, {"at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **result})
+        seconds = (datetime.now(timezone.utc) - begin).total_seconds()
+        results.append(cell, {"at": begin.isoformat(timespec="seconds"), "took_seconds": round(seconds, 1), **result})
     if progress is not None:
         progress("measured", len(missing), len(missing))
     return failures
@@ -59,19 +65,25 @@ def measure(cell: Cell) -> dict[str, Any]:
     try:
         if cell.experiment == "overhead":
             return {"status": "measured", "found": measure_steps(cell)}
-        timing = ("--loops", cell.loops, "--warmup", cell.warmups, "--threads", cell.threads)
-        if cell.configs == ("shipped",):
-            done = run_module("eval.shipped", [cell.model, *map(str, timing)])
-        else:
-            configs = [part for config in cell.configs for part in ("--config", config)]
-            budget = () if cell.budget_bytes is None else ("--budget", cell.budget_bytes)
-            done = flexnn("bench", cell.model, *configs, *budget, *timing, "--quiet")
-    except CommandError as error:
-        refused = error.status == _REFUSED
-        return {"status": "refused" if refused else "failed", "message": error.message, "exit_status": error.status}
+        if cell.experiment == "adaptive":
+            return _adaptive(cell)
+        return {"status": "measured", "found": measure_contest(cell)}
+    except FlexnnError as error:
+        status = getattr(error, "status", error.exit_code)
+        refused = status == _REFUSED
+        return {"status": "refused" if refused else "failed", "message": error.message, "exit_status": status}
+
+
+def _adaptive(cell: Cell) -> dict[str, Any]:
+    """`flexnn adapt`: the budget changes while the model computes."""
+    budgets = ",".join(map(str, cell.sequence_bytes))
+    arguments = ("adapt", cell.model, "--budgets", budgets, "--runs-each", cell.loops, "--threads", cell.threads)
+    with imitated(cell.device, model_files(cell.model).bin_path) as group:
+        done = flexnn(*arguments, "--quiet", accepted=(0, _EXCEEDED), group=group)
     return {"status": "measured", "found": done.found, "cost": asdict(done.cost)}
 
 
 def _name(cell: Cell) -> str:
     budget = f" {cell.budget_bytes / 1e6:g} MB" if cell.budget_bytes else ""
-    return f"{cell.experiment}: {Path(cell.model).name} {'+'.join(cell.configs)}{budget}"
+    configs = "+".join(cell.configs) if len(cell.configs) < 3 else f"{len(cell.configs)} contestants"
+    return f"{cell.experiment}: {Path(cell.model).name} {configs}{budget}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.cells import Cell
 from eval.commands import Done, flexnn
+from eval.devices import imitated
 from flexnn_ncnn import zoo
 from param_tools.model_io import default_bin_path
 
@@ -30,7 +31,7 @@ def measure_steps(cell: Cell) -> dict[str, Any]:
     budget = ("--budget", str(cell.budget_bytes))
     model = (param_path, "--bin", bin_path, *shapes)
     threads = ("--threads", cell.threads, "--quiet")
-    with TemporaryDirectory(prefix="flexnn-eval-") as folder:
+    with TemporaryDirectory(prefix="flexnn-eval-") as folder, imitated(cell.device, bin_path) as group:
         cache, sliced = Path(folder) / "cache", Path(folder) / "sliced"
         cache.mkdir()
         sliced.mkdir()
@@ -38,7 +39,7 @@ def measure_steps(cell: Cell) -> dict[str, Any]:
 
         def step(name: str, *arguments: object) -> None:
             before = _size(Path(folder))
-            done: Done = flexnn(*arguments, cache=cache)
+            done: Done = flexnn(*arguments, cache=cache, group=group)
             steps.append({"step": name, **asdict(done.cost), "left_bytes": _size(Path(folder)) - before})
 
         step("start", "fingerprint")

@@ -15,7 +15,9 @@ from param_tools.model_io import atomic_write
 
 __all__ = ["Results"]
 
-_VERSION = 1
+_VERSION = 2
+# what differs between efforts for the same thing
+_EFFORT = ("loops", "warmups", "passes", "limit_percent")
 
 
 class Results:
@@ -61,12 +63,12 @@ class Results:
         self.lines.append(line)
 
     def latest(self, experiment: str) -> list[dict[str, Any]]:
-        """Of each cell of an experiment the result with most loops, and of those the last."""
+        """Of each cell of an experiment the result with most inferences, and of those the last."""
         found: dict[str, dict[str, Any]] = {}
         for line in self.lines:
             cell = line["cell"]
-            what = json.dumps({name: value for name, value in cell.items() if name not in ("loops", "warmups")})
-            if cell["experiment"] == experiment and cell["loops"] >= found.get(what, line)["cell"]["loops"]:
+            what = json.dumps({name: value for name, value in cell.items() if name not in _EFFORT})
+            if cell["experiment"] == experiment and _inferences(line) >= _inferences(found.get(what, line)):
                 found[what] = line
         return list(found.values())
 
@@ -96,6 +98,10 @@ class Results:
                 raise InputError(f"{self._path}:{number} is no result", hint="mend the line, or give another --out")
             found.append(line)
         return found
+
+
+def _inferences(line: Mapping[str, Any]) -> int:
+    return int(line["cell"]["loops"] * line["cell"]["passes"])
 
 
 def _object(text: str) -> dict[str, Any] | None:

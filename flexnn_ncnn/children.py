@@ -61,6 +61,11 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is for us; we end the child ourselves
             )
 
+    @property
+    def process_id(self) -> int:
+        """Of the child process."""
+        return self._process.pid
+
     def ask(self, do: str, progress: Callable[[str, int, int], None] | None = None, **request: Any) -> dict[str, Any]:
         """Send a request and wait for the answer.
 

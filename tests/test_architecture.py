@@ -52,7 +52,8 @@ ALLOWED = {
     "flexnn_ncnn.reporters": ("flexnn_ncnn", "param_tools", "rich"),
     "flexnn_ncnn.reporters.plots": ("flexnn_ncnn", "param_tools", "numpy", "matplotlib"),
     "flexnn_ncnn.cli": ("flexnn_ncnn", "param_tools", "numpy", "click", "tqdm"),
-    "eval": ("eval", "flexnn_ncnn", "param_tools", "click", "tqdm", "matplotlib"),
+    "eval": ("eval", "flexnn_ncnn", "param_tools", "numpy", "click", "tqdm", "matplotlib", "markdown_it"),
+    "eval.peers": ("eval", "flexnn_ncnn", "param_tools", "numpy", "onnx"),
 }
 # What nobody else may import: prefix of the importing modules -> prefixes they must not reach for.
 FORBIDDEN = {
@@ -75,7 +76,7 @@ FORBIDDEN = {
         "threading",
     ),
 }
-LAZY = ("networkx", "rich", "tqdm", "matplotlib", "PIL")
+LAZY = ("networkx", "rich", "tqdm", "matplotlib", "PIL", "markdown_it", "onnx")
 """Imported inside functions only, except where a whole room exists for it."""
 LAZY_AT_HOME = {"rich": "flexnn_ncnn.reporters", "tqdm": "flexnn_ncnn.cli"}
 

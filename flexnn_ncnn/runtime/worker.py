@@ -86,7 +86,7 @@ class _Worker:
 def main() -> int:
     """Answer requests until stdin ends."""
     worker = _Worker()
-    return serve({"open": worker.open, "run": worker.run, "save": worker.save})
+    return serve({"idle": lambda *_: {}, "open": worker.open, "run": worker.run, "save": worker.save})
 
 
 if __name__ == "__main__":

@@ -11,10 +11,13 @@ import pytest
 
 from eval import commands
 from eval.cells import EXPERIMENTS, Cell, Effort, cells_of
+from eval.contest_cell import SHIPPED
 from eval.measuring import run_cells
+from eval.peers.setups import PEERS
 from eval.published import budgets_bytes, published_model
 from eval.results import Results
 from flexnn_ncnn import zoo
+from flexnn_ncnn.contestants import CONFIGS
 from flexnn_ncnn.errors import InputError, UsageError
 from param_tools.errors import FlexnnError
 
@@ -34,7 +37,7 @@ def test_every_zoo_model_is_measured_end_to_end() -> None:
         measured = {cell.budget_bytes for cell in cells if cell.model == model and "flexnn" in cell.configs}
         assert measured > set(budgets_bytes(model))
         contestants = {config for cell in cells if cell.model == model for config in cell.configs}
-        assert contestants == {"shipped", "stock", "stock-direct", "ondemand", "flexnn"}
+        assert contestants == {"shipped", "stock", "stock-no-winograd", "stock-direct", "ondemand", "flexnn"}
 
 
 def test_the_papers_budgets() -> None:
@@ -64,7 +67,7 @@ def test_published_points_are_within_what_is_said_of_them() -> None:
 
 
 def test_little_effort_takes_the_ends_and_the_middle() -> None:
-    cells = cells_of("end-to-end", ["vgg19"], [], Effort(all_budgets=False))
+    cells = cells_of("end-to-end", ["vgg19"], [], Effort(is_quick=True))
     budgets = [cell.budget_bytes for cell in cells if cell.budget_bytes]
     assert len(budgets) == 3
     assert (budgets[0], budgets[-1]) == (30 * MB, 1000 * MB)
@@ -78,6 +81,25 @@ def test_other_experiments() -> None:
     overhead = {cell.model: cell.budget_bytes for cell in cells_of("overhead", [], [], Effort())}
     assert overhead["vgg19"] == 60 * MB
     assert overhead.keys() == set(zoo.names())
+    (demo, _) = cells_of("adaptive", [], [], Effort())
+    assert (demo.model, demo.sequence_bytes) == ("vgg19", (100 * MB, 300 * MB, 200 * MB, 500 * MB))
+    peers = cells_of("peers", [], [], Effort())
+    assert {*PEERS, "stock-no-winograd", "shipped", "flexnn"} <= set(peers[0].configs)
+    assert all(cell.limit_percent == 5 for cell in peers)
+    assert {cell.device for cell in cells_of("peers", [], [], Effort(device="pi4-sd"))} == {"pi4-sd"}
+
+
+def test_every_configuration_can_be_measured() -> None:
+    known = {*CONFIGS, *PEERS, SHIPPED}
+    for experiment in ("end-to-end", "ablation", "peers"):
+        assert {config for cell in cells_of(experiment, [], [], Effort()) for config in cell.configs} <= known
+
+
+def test_quick_is_about_every_experiment() -> None:
+    for experiment in EXPERIMENTS:
+        quick = {cell.model for cell in cells_of(experiment, [], [], Effort(is_quick=True))}
+        assert quick
+        assert quick <= {cell.model for cell in cells_of(experiment, [], [], Effort())}
 
 
 def test_a_model_without_budgets() -> None:

@@ -68,17 +68,20 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert killed[0] == -signal.SIGKILL, killed[1]
     before = (out / "results.jsonl").read_text(encoding="utf-8")
     assert len(lines(out)) == 2
+    assert not (out / "report.md").exists()
     status, complaints = finish(start(tmp_path, *arguments))
     assert status == 0, complaints
     assert (out / "results.jsonl").read_text(encoding="utf-8").startswith(before)
-    shipped, reference, refused, within = lines(out)
-    assert [one["config"] for one in shipped["found"]["measured"]] == ["shipped"]
-    assert [one["config"] for one in reference["found"]["measured"]] == ["stock", "stock-direct", "ondemand"]
+    reference, refused, within = lines(out)
+    shares = {one["config"]: one for one in reference["found"]["measured"]}
+    assert list(shares) == ["stock", "shipped", "stock-no-winograd", "stock-direct", "ondemand"]
+    assert all(len(one["latencies_ms"]) == 4 for one in shares.values())
+    assert shares["stock"]["difference"] == 0
+    assert shares["ondemand"]["difference"] < 1e-5 < shares["shipped"]["difference"] < 0.1
     assert refused["status"] == "refused"
     assert "a budget of 1.0 kB cannot work" in refused["message"]
     assert [one["config"] for one in within["found"]["measured"]] == ["stock", "flexnn"]
-    assert within["found"]["budget_bytes"] == 5_000_000
-    assert within["cost"]["cpu_seconds"] > 0
+    assert within["found"]["measured"][1]["peak_bytes"] <= 5_000_000
     assert within["found"]["machine"]["cpus"] >= 1
     assert json.loads((out / "machine.json").read_text())["fingerprint"] == within["machine"]
     assert "a budget of 1.0 kB cannot work" in (out / "report.md").read_text(encoding="utf-8")
@@ -107,7 +110,7 @@ def test_overhead_in_an_empty_cache(tmp_path: Path) -> None:
         (
             ("end-to-end", "--models", "nowhere.param", "--budgets", "5MB", "--quick"),
             1,
-            "3 of 3 measurements failed",
+            "2 of 2 measurements failed",
         ),
         (("end-to-end", "--models", "nowhere.param"), 2, "give --budgets"),
         (("report", "--out", "/dev/null/out"), 1, "/dev/null/out"),

@@ -21,16 +21,17 @@ class ControlGroup:
     Args:
         memory: its folder of the memory controller.
         storage: its folder of the storage controller; of version 2 the same.
+        cpus: its folder of the cpuset controller; of version 2 the same.
         version: 1 or 2.
     """
 
-    def __init__(self, memory: Path, storage: Path, version: int) -> None:
-        self._memory, self._storage, self._version = memory, storage, version
+    def __init__(self, memory: Path, storage: Path, cpus: Path, version: int) -> None:
+        self._memory, self._storage, self._cpus, self._version = memory, storage, cpus, version
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where the kernel shows it."""
-        return (self._memory,) if self._version == 2 else (self._memory, self._storage)
+        return (self._memory,) if self._version == 2 else (self._memory, self._storage, self._cpus)
 
     def add(self, process_id: int) -> None:
         """Put a process in, with all its threads. What it holds already stays counted where it was."""
@@ -40,6 +41,12 @@ class ControlGroup:
     def enter(self) -> None:
         """Put this process in: for `subprocess.Popen(preexec_fn=group.enter)`, so that all it does is counted."""
         self.add(os.getpid())
+
+    def limit_cpus(self, count: int) -> None:
+        """Run on the first CPUs of those it may have from now on, `count` of them or all there are."""
+        name = "cpuset.cpus.effective" if self._version == 2 else "cpuset.cpus"
+        known = _cpu_list((self._cpus / name).read_text())
+        _write(self._cpus / "cpuset.cpus", ",".join(map(str, known[:count])))
 
     def limit_memory(self, size_bytes: int | None) -> None:
         """Hold no more than this from now on, page cache included and nothing in swap; None for no limit."""
@@ -110,11 +117,14 @@ def control_group(name: str = "flexnn") -> Iterator[ControlGroup]:
         OSError: it cannot be made; see `why_unavailable`.
     """
     unique = f"{name}-{os.getpid()}-{time.monotonic_ns()}"
-    memory_root, storage_root, version = _roots()
-    group = ControlGroup(memory_root / unique, storage_root / unique, version)
+    memory_root, storage_root, cpus_root, version = _roots()
+    group = ControlGroup(memory_root / unique, storage_root / unique, cpus_root / unique, version)
     try:
         for folder in group.folders:
             folder.mkdir()
+        if version == 1:  # a new cpuset has nothing, and takes no process then
+            for what in ("cpuset.cpus", "cpuset.mems"):
+                _write(cpus_root / unique / what, (cpus_root / what).read_text().strip())
         yield group
     finally:
         for folder in group.folders:
@@ -140,12 +150,18 @@ def disk_of(path: str | os.PathLike[str]) -> str:
     return (folder / "dev").read_text().strip()
 
 
-def _roots() -> tuple[Path, Path, int]:
-    """Folders of the memory and the storage controller, and the version."""
+def _roots() -> tuple[Path, Path, Path, int]:
+    """Folders of the controllers of memory, storage and CPUs, and the version."""
     if (_ROOT / "cgroup.controllers").exists():
-        _write(_ROOT / "cgroup.subtree_control", "+memory +io")
-        return _ROOT, _ROOT, 2
-    return _ROOT / "memory", _ROOT / "blkio", 1
+        _write(_ROOT / "cgroup.subtree_control", "+memory +io +cpuset")
+        return _ROOT, _ROOT, _ROOT, 2
+    return _ROOT / "memory", _ROOT / "blkio", _ROOT / "cpuset", 1
+
+
+def _cpu_list(text: str) -> list[int]:
+    """The CPUs of a list such as 0-3,6."""
+    pairs = [part.partition("-") for part in text.strip().split(",") if part]
+    return [cpu for first, _, last in pairs for cpu in range(int(first), int(last or first) + 1)]
 
 
 def _write(path: Path, text: str) -> None:
