@@ -49,6 +49,7 @@ PHASE_HEAD = (
     "resident, MB",
     "streamed, MB",
     "stopped, ms",
+    "delayed, ms",
     "planned, ms",
 )
 
@@ -143,6 +144,7 @@ def phase_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             megabytes(phase["weights_resident_bytes"]),
             megabytes(phase["weights_streamed_bytes"]),
             f"{switch['stopped_ms']:.3g}" if switch else "",
+            f"{switch['longest_delay_ms']:.3g}" if switch else "",
             f"{switch['planning_ms']:.4g}" if switch else "",
         )
 

@@ -64,6 +64,7 @@ def made_up(cell: Cell, busy: bool = False) -> Mapping[str, Any]:
 def adaptation(cell: Cell, machine: Mapping[str, Any]) -> Mapping[str, Any]:
     """Ten inferences within each budget, the second budget exceeded."""
     switch = {"planning_ms": 900.0, "inferences_meanwhile": 3, "stopped_ms": 45.6, "first_latency_ms": 70.0}
+    switch |= {"delayed_ms": 12.0, "longest_delay_ms": 7.5}
     switch |= {"peak_bytes": 6 * MB, "weights_kept_bytes": MB, "weights_loaded_bytes": 2 * MB}
     phases = [
         {
@@ -118,7 +119,7 @@ def test_all_tables_and_figures(tmp_path: Path) -> None:
     assert row.replace("[", r"\[").replace("]", r"\]") in text
     assert "| ort |  | onnxruntime is not installed |" in text
     assert "| flexnn | 60 | 55 | 123 | 77 |" in text
-    assert "| 300 | 10 | 50 | 301 (exceeded) | 2 | 3 | 45.6 | 900 |" in text
+    assert "| 300 | 10 | 50 | 301 (exceeded) | 2 | 3 | 45.6 | 7.5 | 900 |" in text
     assert "| profile | 2.50 | 1.25 | 3 | 4 |  |" in text
     assert "| profile | 2.50 | 1.25 | 3 | 4 | 12.3 |" in text
     assert "The model's files have 7 MB." in text
