@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -49,12 +51,12 @@ def run_cells(
     for done, cell in enumerate(missing):
         if progress is not None:
             progress(_name(cell), done, len(missing))
-        begin = datetime.now(timezone.utc)
+        at, begin = datetime.now(timezone.utc).isoformat(timespec="seconds"), _clocks()
         result = (measured_by or measure)(cell)
         if result["status"] == "failed":
             failures.append(result["message"])
-        seconds = (datetime.now(timezone.utc) - begin).total_seconds()
-        results.append(cell, {"at": begin.isoformat(timespec="seconds"), "took_seconds": round(seconds, 1), **result})
+        wall, cpu = (round(end - start, 1) for start, end in zip(begin, _clocks(), strict=True))
+        results.append(cell, {"at": at, "took_seconds": wall, "cpu_seconds": cpu, **result})
     if progress is not None:
         progress("measured", len(missing), len(missing))
     return failures
@@ -81,6 +83,12 @@ def _adaptive(cell: Cell) -> dict[str, Any]:
     with imitated(cell.device, model_files(cell.model).bin_path) as group:
         done = flexnn(*arguments, "--quiet", accepted=(0, _EXCEEDED), group=group)
     return {"status": "measured", "found": done.found, "cost": asdict(done.cost)}
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds that have passed, and those of processors, child processes that have ended included."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.monotonic(), sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _name(cell: Cell) -> str:

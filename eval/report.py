@@ -184,8 +184,8 @@ def _adaptive(lines: Sequence[Line], folder: Path) -> Iterator[str]:
     if lines:
         yield (
             "## Adaptive\n\nThe budget changes while the model computes (`flexnn adapt`): inference goes on while the "
-            "next plan is made and its weights are loaded between inferences, which *delays* one by so much at most; it "
-            "*stops* only while the new plan takes the old one's place."
+            "next plan is made and its weights are loaded between inferences, which *delays* one by so much at most; "
+            "it *stops* only while the new plan takes the old one's place."
         )
     for line in lines:
         model, device = line["cell"]["model"], line["cell"]["device"]
