@@ -45,11 +45,13 @@ class _Trial:
     """What a plan showed.
 
     Attributes:
-        peak_bytes: growth of the resident set over the idle process.
+        peak_bytes: growth of the resident set over the idle process, at most, with what plans before it leave.
+        usual_bytes: that growth in the process in the middle, which read no plan before.
         missing_bytes: by number of a step how much too small its scratch is.
     """
 
     peak_bytes: int
+    usual_bytes: int
     missing_bytes: Mapping[int, int]
 
 
@@ -119,7 +121,7 @@ class Trials:
             if peak_bytes + _NOISE_BYTES <= budget_bytes:
                 better = best is None or plan.predicted_seconds < best.predicted_seconds
                 if better:
-                    best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=peak_bytes)
+                    best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=tried.usual_bytes)
                 if not better or not _has_room(decided, budget_bytes - peak_bytes):
                     break
             elif needs_least and not tried.missing_bytes:  # and no other plan needs less
@@ -161,8 +163,9 @@ class Trials:
         if forecast_bytes > budget_bytes:
             return None
         plan = stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
-        peak_bytes = self._try(plan).peak_bytes
-        return replace(plan, predicted_peak_bytes=peak_bytes) if peak_bytes + _NOISE_BYTES <= budget_bytes else None
+        tried = self._try(plan)
+        fits = tried.peak_bytes + _NOISE_BYTES <= budget_bytes
+        return replace(plan, predicted_peak_bytes=tried.usual_bytes) if fits else None
 
     def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
         """The schedule of the smallest budget: trying it shows whether less would do."""
@@ -175,7 +178,7 @@ class Trials:
         self._work = workload(profile, work.capabilities, work.storage)
 
     def _try(self, plan: Plan) -> _Trial:
-        """Run a plan in processes of its own; what it holds counts what plans before it leave."""
+        """Run a plan in processes of its own."""
         peaks, missing = [], dict[int, int]()
         with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
             path = Path(folder) / "plan.json"
@@ -185,11 +188,11 @@ class Trials:
                 threads = plan.options.num_threads
                 with Worker(task="trying the plan", threads=threads, padding_bytes=padding) as worker:
                     worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights)
-                    for _ in range(_TRIAL_RUNS):
-                        run = worker.ask("run")
-                        peaks.append(int(run["peak_bytes"]))
-                        missing.update(run["overflows"])
-        return _Trial(max(peaks) + _LEFT_BYTES_PER_STEP * len(plan.steps), missing)
+                    runs = [worker.ask("run") for _ in range(_TRIAL_RUNS)]
+                    peaks.append(max(int(run["peak_bytes"]) for run in runs))
+                    missing.update((step, size) for run in runs for step, size in run["overflows"])
+        left_bytes = _LEFT_BYTES_PER_STEP * len(plan.steps)
+        return _Trial(max(peaks) + left_bytes, sorted(peaks)[len(peaks) // 2], missing)
 
 
 def _has_room(decided: Schedule, left_bytes: int) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.runtime.code_pages import forget_code
 from flexnn_ncnn.runtime.pages import anonymous_pages, release_pages
 
 __all__ = ["arena_pages", "free_ranges", "returning"]
@@ -51,5 +52,6 @@ def returning(plan: Plan, number: int, arena: npt.NDArray[np.uint8]) -> Callable
             release_pages(arena, begin, end, mmap.PAGESIZE)
         if step.returns_heap:
             heap.trim()
+        forget_code()  # of the layers before
 
     return give_back
