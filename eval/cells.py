@@ -28,7 +28,7 @@ _OWN_BUDGETS_MB: dict[str, tuple[float, ...]] = {
 }
 _ABLATION_MODELS, _ABLATION_BUDGETS = ("vgg19", "resnet152"), (100 * _MB, 500 * _MB)
 _ADAPTIVE_MODELS, _ADAPTIVE_BUDGETS = ("vgg19", "resnet152"), (100 * _MB, 300 * _MB, 200 * _MB, 500 * _MB)
-_PEERS_MODELS = ("vgg19", "resnet152", "squeezenet", "mobilenetv2")
+_PEERS_MODELS = ("vgg19", "resnet152", "squeezenet", "mobilenetv2", "vit_b16_mha")
 _REFERENCES = ("stock", "shipped", "stock-no-winograd", "stock-direct", "ondemand")
 _ABLATED = (
     "flexnn",

@@ -216,6 +216,20 @@ def test_layers_that_have_no_onnx_form_are_said_so(tmp_path: Path) -> None:
             ("Split", "s", "v w", {}),
             ("Concat", "v w", "out0", {}),
         ],
+        [
+            ("Convolution", "in0", "a", {"p0": 16, "p1": 5, "p3": 5, "p5": 1, "p6": 1200}),
+            ("Reshape", "a", "b", {"p0": 9, "p1": 16}),
+            ("Permute", "b", "c", {"p0": 1}),
+            ("MemoryData", "", "class", {"p0": 16, "p1": 1}),
+            ("Concat", "class c", "d", {}),
+            ("LayerNorm", "d", "e", {"p0": 16, "p1": 1e-6}),
+            ("MultiHeadAttention", "e", "f", {"p0": 16, "p1": 2, "p2": 256, "p3": 16, "p4": 16}),
+            ("Gemm", "f", "g", {"p10": 4, "p2": 0, "p3": 1, "p4": 0, "p5": 1, "p6": 1, "p7": 10, "p8": 32, "p9": 16}),
+            ("GELU", "g", "h", {}),
+            ("Crop", "h", "i", {"p9": (0,), "p10": (1,), "p11": (0,)}),
+            ("Squeeze", "i", "j", {"p3": (0,)}),
+            ("InnerProduct", "j", "out0", {"p0": 5, "p1": 1, "p2": 160}),
+        ],
     ],
 )
 def test_graphs_compute_what_ncnn_does(layers: list[tuple[str, str, str, dict[str, Any]]], tmp_path: Path) -> None:
