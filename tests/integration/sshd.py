@@ -83,7 +83,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
     port = _free_port()
     for name in ("host", "user"):
         command = [str(_program("ssh-keygen")), "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(command, check=True, timeout=30)
+        subprocess.run(command, check=True, timeout=120)
     (folder / "sshd_config").write_text(_CONFIG.format(port=port, folder=folder))
     (folder / "ssh_config").write_text(_CLIENT.format(folder=folder))
     programs = folder / "programs"
@@ -98,7 +98,7 @@ def running_sshd(folder: Path) -> Iterator[Sshd]:
         yield Sshd(port, getpass.getuser(), programs, server.pid)
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=120)
         log.close()
 
 
@@ -113,7 +113,7 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(200):
+    for _ in range(2400):  # two minutes
         if server.poll() is not None:
             raise RuntimeError(f"sshd ended: {log.read_text()}")
         with socket.socket() as probe:

@@ -142,7 +142,7 @@ def test_every_command_is_where_the_table_says_and_explains_itself(name: str) ->
 
 PRINT_MUCH = "for _ in range(100_000): click.echo('a line')"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "PYTHONIOENCODING": "utf-8"}
-WAIT = "click.echo('ready'); time.sleep(60)"
+WAIT = "click.echo('ready'); time.sleep(600)"
 WAIT_WITH_SCRATCH = f"""
 try:
     {WAIT}
