@@ -29,6 +29,8 @@ _PART_SECONDS = 12e-6
 _SCRATCH_ALIGNMENT_BYTES = 64
 # layers whose transformed weights ncnn can take from a file (patches/)
 TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm", "MultiHeadAttention")
+# modes in which a layer computes from all its weights
+_ONE_LAYER = ("forward", "list")
 # smaller arrays are read, not mapped, and gain nothing
 _TRANSFORMED_FROM_BYTES = 64 * 1024
 # what is around transformed weights: header and pages
@@ -261,7 +263,7 @@ def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows:
 def _transformed(layer: LayerProfile, streamed: Choice, read_seconds_per_byte: float) -> Choice | None:
     """The same with the weights stored as the kernel wants them, or None where that is nothing else."""
     cost = next(cost for cost in layer.kernels if cost.kernel == streamed.kernel)
-    if streamed.resident or layer.type not in TRANSFORMED_TYPES or layer.mode != "forward" or cost.reads_raw:
+    if streamed.resident or layer.type not in TRANSFORMED_TYPES or layer.mode not in _ONE_LAYER or cost.reads_raw:
         return None
     parts = -(-layer.units // streamed.part_units)
     part_bytes = int(cost.kept_bytes.at(streamed.part_units)) + _IMAGE_BYTES

@@ -15,11 +15,12 @@ import pytest
 from flexnn_ncnn.errors import ModelChangedError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Plan
+from flexnn_ncnn.planning.choices import choices
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.origin import content_digest, index_path, is_made_from, serves, stamp_of
 from flexnn_ncnn.transformed import TransformedFile
-from tests.integration.pipeline import Prepared
+from tests.integration.pipeline import Prepared, feed, prepared
 from tests.integration.test_executor import chain
 
 pytestmark = pytest.mark.patched
@@ -56,6 +57,23 @@ def test_the_answer_is_the_same_to_the_bit(tmp_path: Path) -> None:
         for _ in range(2):
             for blob, values in run(supplied, found).items():
                 np.testing.assert_array_equal(values, expected[blob])
+
+
+ATTENTION = ["Input in 0 1 in", "MultiHeadAttention it 1 1 in out 0=128 1=4 2=16384"]
+
+
+@can_store
+def test_all_four_matrices_of_attention_are_stored(tmp_path: Path) -> None:
+    with prepared(ATTENTION, {"in": feed(21, 128)}) as found:
+        (one,) = [one for one in choices(found.work.profile.layers[0], 0.0, transformed=True) if one.transformed][:1]
+        plan = found.plan_of([one])
+        expected = run(found.plan_of([replace(one, transformed=False)]), found)
+        supplied = TransformedFile(tmp_path).supply(plan, found.opened.bin_path)
+        (part,) = supplied.steps[0].parts
+        assert [piece.count for piece in part.pieces[1:]] == [128] * 4
+        assert part.pieces[0].count > 4 * 16384 * 4
+        for blob, values in run(supplied, found).items():
+            np.testing.assert_array_equal(values, expected[blob])
 
 
 @can_store
