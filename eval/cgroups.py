@@ -82,10 +82,11 @@ class ControlGroup:
         return int((self._memory / name).read_text())
 
     @property
-    def memory_peak_bytes(self) -> int:
-        """Most it held."""
+    def memory_peak_bytes(self) -> int | None:
+        """Most it held; None with version 2 before Linux 5.19, which does not tell."""
         name = "memory.peak" if self._version == 2 else "memory.max_usage_in_bytes"
-        return int((self._memory / name).read_text())
+        path = self._memory / name
+        return int(path.read_text()) if path.exists() else None
 
     @property
     def kills(self) -> int:
@@ -137,7 +138,7 @@ def why_unavailable() -> str:
         with control_group("flexnn-probe") as group:
             group.limit_memory(2**30)
     except OSError as error:
-        return f"no control groups: {error}"
+        return f"no control group can be made: {error.strerror or error}"
     return ""
 
 

@@ -54,7 +54,7 @@ def check_device(name: str) -> str:
     missing = why_unavailable()
     if missing and name != "host":
         raise UsageError(
-            f"{name} cannot be imitated without control groups: {missing}", hint="run it as root, or measure the host"
+            f"{name} cannot be imitated: {missing}", hint="run it as root where Linux has them, or measure the host"
         )
     return missing
 

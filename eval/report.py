@@ -228,7 +228,7 @@ def _peers(lines: Sequence[Line], folder: Path) -> Iterator[str]:
                 f"within {cell['limit_percent']} %, one run for each; at that limit a runtime that maps its weights "
                 "reads them again and again. An inference there:"
                 if not line["found"]["root"]
-                else f"No smallest memory limits: {escaped(line['found']['root'])}."
+                else f"No smallest memory limits, which need root: {escaped(line['found']['root'])}."
             )
             if not line["found"]["root"]:
                 yield table(LIMIT_HEAD, limit_rows(line))

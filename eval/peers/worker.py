@@ -149,9 +149,9 @@ def _close(*descriptors: int) -> None:
 
 
 def main() -> int:
-    """Answer requests until stdin ends; what runtimes print goes to stderr."""
+    """Answer requests until stdin ends; what runtimes print to stdout is not ours to show."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # processes that a runtime forks would keep the pipes open after our end
     os.register_at_fork(after_in_child=lambda: _close(answers.fileno(), 0))
     # nothing is to be reported from here, which OpenVINO would fork a process for

@@ -133,8 +133,8 @@ def test_a_limit_that_nothing_survives() -> None:
 
 
 def test_devices_need_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "why_unavailable", lambda: "no control groups: Permission denied")
-    assert check_device("host") == "no control groups: Permission denied"
+    monkeypatch.setattr(devices, "why_unavailable", lambda: "no control group can be made: Permission denied")
+    assert check_device("host") == "no control group can be made: Permission denied"
     for name in DEVICES.keys() - {"host"}:
         with pytest.raises(UsageError, match=f"{name} cannot be imitated.*; run it as root"):
             check_device(name)
