@@ -56,8 +56,11 @@ def profile_model(
 
     Raises:
         InputError: an input is missing or has a shape that the network cannot take.
-        ProfileError: a layer cannot be run on its own.
+        ProfileError: a layer cannot be run on its own, or there is none.
     """
+    outputs = tuple(blob for blob in model.model.output_blobs if blob not in inputs)
+    if not outputs:
+        raise ProfileError("no layer of the model computes an output", hint="it needs no plan: there is nothing to run")
     limits = limits or ProfileLimits()
     heap.keep_freed_memory()
     before = process_memory.resident_bytes()
@@ -74,7 +77,7 @@ def profile_model(
         machine_facts=machine,
         options=options,
         inputs=tuple((blob, native.layout_of(native.mat_from_array(array))) for blob, array in inputs.items()),
-        outputs=tuple(blob for blob in model.model.output_blobs if blob not in inputs),
+        outputs=outputs,
         layers=layers,
         read_seconds_per_byte=read_rate,
         storage=earlier.storage if earlier else measure_storage(model.bin_path),

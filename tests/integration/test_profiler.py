@@ -85,6 +85,14 @@ def test_the_mode_is_found_by_trying(mode: str, line: str, shapes: list[tuple[in
     assert one_layer(line, *shapes).mode == mode
 
 
+def test_a_network_that_computes_nothing_is_refused() -> None:
+    with (
+        pytest.raises(ProfileError, match="no layer of the model computes an output"),
+        prepared(["Input in0 0 1 in0"], {"in0": feed(7)}),
+    ):
+        pass
+
+
 def test_constants_and_words_have_modes_of_their_own() -> None:
     lines = ["MemoryData fixed 0 1 c 0=7", "Input ids 0 1 ids", "Embed words 1 1 ids rows 0=4 1=50 2=0 3=200"]
     with prepared(lines, {"ids": np.array([1, 2, 2], np.int32)}) as found:

@@ -145,6 +145,8 @@ def graphs(draw: Draw, most_layers: int = 10) -> Graph:
         if len(graph.lines) >= wanted:
             break
         _LAYERS[draw(st.integers(0, len(_LAYERS) - 1))](draw, graph)
+    if all(line.startswith("Input ") for line in graph.lines):
+        graph.add("ReLU", graph.inputs[:1], "")
     return graph
 
 
