@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.profile import LayerProfile, ModelProfile
