@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.cgroups import ControlGroup, control_group, why_unavailable
 from flexnn_ncnn import zoo
 from tests.integration.cli import ROOT
-from tests.memory.cgroups import ControlGroup, control_group, why_unavailable
 
 pytestmark = [
     pytest.mark.root,
