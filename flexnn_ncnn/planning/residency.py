@@ -30,7 +30,7 @@ __all__ = ["Selection", "select", "smallest"]
 _PRICE_STEPS = 14
 # the limits that are moved, in order: which comes first decides which of several resting places is found
 _ARENA_FIRST, _HEAP_FIRST, _RAW_FIRST = (0, 1, 2), (1, 2, 0), (2, 1, 0)
-_KNAPSACK_STEPS = 28
+_KNAPSACK_STEPS = 20
 _PRICE_SPAN = 1e4
 _ROUNDS = 6
 _FILLED = 5
@@ -79,6 +79,8 @@ def select(
         weights: what counts how much.
         beat_seconds: stop early where nothing can be faster (in weighted time).
     """
+    if _tightest(candidates, depths).memory_bytes > memory_bytes:
+        return None
     seconds = candidates.weighted(weights)
     price, ways = _ways(candidates, seconds, memory_bytes, depths, beat_seconds)
     best: tuple[float, Selection] | None = None
@@ -206,7 +208,8 @@ def _ways(
     usual = max(1e-12, float(seconds.max(axis=1, initial=0.0) @ candidates.counts)) / max(1.0, memory)
     low, high = usual / _PRICE_SPAN, usual * _PRICE_SPAN
     limits = loosest
-    starts = ((loosest, _HEAP_FIRST), (loosest, _RAW_FIRST))
+    # where arena alone has a limit to move, all ways there are one
+    starts = ((loosest, _HEAP_FIRST), (loosest, _RAW_FIRST)) if len(_moving(candidates, _HEAP_FIRST)) > 1 else ()
     for _ in range(_PRICE_STEPS):
         price = (low * high) ** 0.5
         cost = seconds + price * candidates.kept
@@ -235,9 +238,10 @@ def _descended(
     weights = [price * depth for depth in depths]
     current = [limits.arena_bytes, limits.heap_bytes, limits.raw_bytes]
     value = np.inf
-    for _ in range(_ROUNDS):
+    moving = _moving(candidates, order)
+    for _ in range(_ROUNDS if len(moving) > 1 else 1):
         before = value
-        for number in order:
+        for number in moving:
             axis = candidates.axes[number]
             totals = axis.sums(_allowed_cost(candidates, cost, current, number), candidates.counts)
             totals = totals + weights[number] * axis.levels
@@ -247,6 +251,11 @@ def _descended(
         if value >= before - 1e-15:
             break
     return Limits(*current), value
+
+
+def _moving(candidates: Candidates, order: Sequence[int]) -> Sequence[int]:
+    """The limits that can be elsewhere, in this order; one at least."""
+    return [number for number in order if len(candidates.axes[number].levels) > 1] or order[:1]
 
 
 def _packed(
@@ -283,8 +292,10 @@ def _priced(candidates: Candidates, seconds: Floats, memory: float) -> Indices |
     if memory < 0 or not np.isfinite(least).all() or least @ candidates.counts > memory:
         return None
 
+    priced = np.where(np.isfinite(kept), kept, 0.0)
+
     def at(price: float) -> tuple[Indices, bool]:
-        cheapest: Indices = (seconds + price * np.where(np.isfinite(kept), kept, 0.0)).argmin(axis=1)
+        cheapest: Indices = (seconds + price * priced).argmin(axis=1)
         return cheapest, bool(kept[candidates.rows, cheapest] @ candidates.counts <= memory)
 
     chosen, fits = at(0.0)
