@@ -208,8 +208,9 @@ def _ways(
     usual = max(1e-12, float(seconds.max(axis=1, initial=0.0) @ candidates.counts)) / max(1.0, memory)
     low, high = usual / _PRICE_SPAN, usual * _PRICE_SPAN
     limits = loosest
-    # where arena alone has a limit to move, all ways there are one
-    starts = ((loosest, _HEAP_FIRST), (loosest, _RAW_FIRST)) if len(_moving(candidates, _HEAP_FIRST)) > 1 else ()
+    starts: list[tuple[Limits, Sequence[int]]] = []
+    if len(_moving(candidates, _HEAP_FIRST)) > 1:  # else all ways there are one
+        starts = [(loosest, _HEAP_FIRST), (loosest, _RAW_FIRST)]
     for _ in range(_PRICE_STEPS):
         price = (low * high) ** 0.5
         cost = seconds + price * candidates.kept
