@@ -22,7 +22,7 @@ from param_tools.errors import FlexnnError
 
 __all__ = ["main"]
 
-_QUICK = Effort(loops=2, warmups=0, passes=2, is_quick=True, limit_percent=40, adaptive_runs=8)
+_QUICK = Effort(loops=2, warmups=0, passes=2, is_quick=True, limit_percent=50, adaptive_runs=8)
 _FULL = Effort()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,9 @@ __all__ = ["SHIPPED", "measure_contest"]
 SHIPPED = "shipped"
 """Stock ncnn with the options it is shipped with, half precision where it has it; the others compute in fp32."""
 
+# a process that has ended is still counted for a moment
+_SETTLE_SECONDS = 0.05
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -61,6 +65,7 @@ def measure_contest(cell: Cell) -> dict[str, Any]:
             for entry in ready:
                 if entry.config in failed:
                     continue
+                time.sleep(_SETTLE_SECONDS)
                 meter.look()
                 try:
                     run = run_once(
@@ -168,7 +173,7 @@ def _find_limits(
                     inputs,
                     device=cell.device,
                     threads=cell.threads,
-                    loops=1,
+                    loops=0 if cell.is_coarse else 1,
                     memory_bytes=limit_bytes,
                     patience_seconds=cell.limit_patience_seconds,
                 )

@@ -10,7 +10,7 @@ from eval.contest import Run
 __all__ = ["smallest_limit"]
 
 # nobody gets by with less of what he would take
-_LEAST_SHARE = 1 / 40
+_LEAST_SHARE = 1 / 16
 _LEAST_BYTES = 1_000_000
 
 
@@ -23,8 +23,8 @@ def smallest_limit(attempt: Callable[[int], Run | None], taken_bytes: int, perce
         percent: how far the limit may be from the largest that is not survived.
 
     Returns:
-        "survived_bytes"; "failed_bytes", the largest that was not, or None; "latency_ms" and "read_bytes" of an
-        inference within it. None where not even all that was taken before is survived.
+        "survived_bytes"; "failed_bytes", the largest that was not, or None; "latency_ms" and "read_bytes" of the
+        last inference within it. None where not even all that was taken before is survived.
     """
     high = max(int(taken_bytes * 1.05), _LEAST_BYTES)
     low = max(int(taken_bytes * _LEAST_SHARE), _LEAST_BYTES // 2)
@@ -44,6 +44,6 @@ def smallest_limit(attempt: Callable[[int], Run | None], taken_bytes: int, perce
     return {
         "survived_bytes": high,
         "failed_bytes": failed,
-        "latency_ms": best.warm_seconds[-1] * 1e3,
-        "read_bytes": best.warm_read_bytes,
+        "latency_ms": (best.warm_seconds or [best.cold_seconds])[-1] * 1e3,
+        "read_bytes": best.warm_read_bytes if best.warm_seconds else best.cold_read_bytes,
     }

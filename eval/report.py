@@ -226,7 +226,7 @@ def _peers(lines: Sequence[Line], folder: Path) -> Iterator[str]:
             yield (
                 "The smallest memory limit that was survived, page cache counted and the idle process not, found to "
                 f"within {cell['limit_percent']} %, one run for each; at that limit a runtime that maps its weights "
-                "reads them again and again. An inference there:"
+                "reads them again and again. An inference there, with --quick the cold one:"
                 if not line["found"]["root"]
                 else f"No smallest memory limits, which need root: {escaped(line['found']['root'])}."
             )

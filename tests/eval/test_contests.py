@@ -119,7 +119,7 @@ def test_the_smallest_limit_is_found(needed: float, percent: int) -> None:
         return Run(warm_seconds=[0.5], warm_read_bytes=3) if limit_bytes >= needed * MB else None
 
     found = smallest_limit(attempt, 100 * MB, percent)
-    least = max(needed, 2.5) * MB  # a fortieth is as low as it looks
+    least = max(needed, 6.25) * MB  # a sixteenth is as low as it looks
     assert found is not None
     assert least <= found["survived_bytes"] <= least * (1 + percent / 100) + 1
     assert (found["latency_ms"], found["read_bytes"]) == (500.0, 3)
