@@ -15,7 +15,15 @@ from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.formats import write_plan
 from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, stock_forecast, workload
+from flexnn_ncnn.planning.planner import (
+    Schedule,
+    Workload,
+    schedule,
+    smallest_budget,
+    stock_forecast,
+    without_releases,
+    workload,
+)
 from flexnn_ncnn.planning.refined import refined
 from flexnn_ncnn.profile import ModelProfile
 from flexnn_ncnn.runtime import process_memory
@@ -143,15 +151,22 @@ class Trials:
         forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
         if forecast_bytes + _NOISE_BYTES <= budget_bytes:
             return stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
+        room_bytes = max(1, budget_bytes - _NOISE_BYTES)
+        try:  # without counting on memory that is given back, where that works: nobody sees here whether it is gone
+            decided = schedule(without_releases(self._work), room_bytes, base_bytes)
+        except BudgetError:
+            decided = self._releasing(budget_bytes, room_bytes, base_bytes)
+        plan = replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
+        return self._transformed.supply(plan, self._model.bin_path)
+
+    def _releasing(self, budget_bytes: int, room_bytes: int, base_bytes: int) -> Schedule:
         try:
-            decided = schedule(self._work, max(1, budget_bytes - _NOISE_BYTES), base_bytes)
+            return schedule(self._work, room_bytes, base_bytes)
         except BudgetError as error:
             smallest_bytes = error.smallest_bytes + _NOISE_BYTES
             raise BudgetError(
                 budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=error.culprit
             ) from error
-        plan = replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
-        return self._transformed.supply(plan, self._model.bin_path)
 
     def _report(self, done: int) -> None:
         if self._progress:

@@ -29,6 +29,7 @@ __all__ = [
     "schedule_of",
     "smallest_budget",
     "stock_forecast",
+    "without_releases",
     "workload",
 ]
 
@@ -60,6 +61,11 @@ def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage:
     """
     plain, *chained = (_workload(level, capabilities, storage) for level in chain_levels(profile))
     return replace(plain, chained=tuple(chained))
+
+
+def without_releases(work: Workload) -> Workload:
+    """The same for schedules that give no memory back within an inference."""
+    return replace(work, joint=None, chained=tuple(replace(level, joint=None) for level in work.chained))
 
 
 def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storage) -> Workload:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from flexnn_ncnn import zoo
@@ -28,10 +29,11 @@ MODELS = ("squeezenet11", "mobilenetv2")
 
 
 class Run(NamedTuple):
-    """Tests that run on a board, and where they print."""
+    """Tests that run on a board, where they print, and where the profile goes that they make of the bundle's model."""
 
     process: subprocess.Popen[bytes]
     log: Path
+    profile: Path
 
 
 pytestmark = [
@@ -90,11 +92,37 @@ def test_arm_tests_pass(name: str, runs: dict[str, Run]) -> None:
     assert "skipped" not in last
 
 
+def test_what_a_board_measured_is_planned_for_here_and_used_there(
+    emulation: Emulation, runs: dict[str, Run], cache: Path, tmp_path: Path
+) -> None:
+    run = runs["pi5"]
+    assert run.process.wait(timeout=1800) == 0
+    arguments = ("bundle", "squeezenet11", "--budget", "12MB", "--profile", run.profile, "-o", tmp_path / "b")
+    made = flexnn(*arguments, cache=cache / "flexnn")
+    assert made.status == 0, made.err
+    assert "16 KiB pages" in made.out
+    done = subprocess.run(
+        [emulation.python, "-m", "flexnn_ncnn", "run", tmp_path / "b", "-o", tmp_path / "there.npy"],
+        cwd=ROOT,
+        env={**emulation.environment(BOARDS["pi5"]), "FLEXNN_CACHE_DIR": str(tmp_path / "there")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert (done.returncode, done.stderr) == (0, "")  # nothing was measured again
+    here = flexnn("run", "squeezenet11", "--budget", "12MB", "-o", tmp_path / "here.npy", cache=cache / "flexnn")
+    assert here.status == 0, here.err
+    ours, theirs = np.load(tmp_path / "here.npy"), np.load(tmp_path / "there.npy")
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(ours).max()
+
+
 def _start(emulation: Emulation, name: str, bundle: Path, folder: Path) -> Run:
     environment = {
         **emulation.environment(BOARDS[name]),
         "FLEXNN_CACHE_DIR": str(emulation.folder / "flexnn"),
         "FLEXNN_ARM_BUNDLE": str(bundle),
+        "FLEXNN_ARM_PROFILE": str(folder / "profile.json"),
     }
     options = ("-q", "-m", "arm", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib --strict-markers")
     with (folder / "log").open("wb") as log:
@@ -106,4 +134,4 @@ def _start(emulation: Emulation, name: str, bundle: Path, folder: Path) -> Run:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    return Run(process, folder / "log")
+    return Run(process, folder / "log", folder / "profile.json")

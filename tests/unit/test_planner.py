@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.planning.planner import schedule, smallest_budget, stock_forecast, workload
+from flexnn_ncnn.planning.planner import schedule, smallest_budget, stock_forecast, without_releases, workload
 from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile, RowWindow
 from tests.examples import examples
 from tests.unit.profiles import PLANE, cost, layer, model, split
@@ -125,3 +125,10 @@ def test_stock_keeps_the_weights_of_all_layers_and_takes_their_time() -> None:
     needed, seconds = stock_forecast(workload(network(64_000, 128_000)), BASE)
     assert seconds == pytest.approx(0.02)
     assert needed > BASE + 2 * (64_000 + 128_000)
+
+
+def test_where_nobody_sees_what_is_given_back_schedules_do_without() -> None:
+    work = without_releases(workload(network(64_000, 128_000, 32_000)))
+    assert [level.joint for level in (work, *work.chained)] == [None] * (1 + len(work.chained))
+    least, _ = smallest_budget(work, BASE)
+    assert schedule(work, least, BASE).releases is None
