@@ -24,8 +24,9 @@ _MOST_VALUES = 60_000
 _ROWS_OF_WORDS = 37
 _CHANNELS = st.sampled_from([1, 3, 4, 8, 12, 16, 20, 32, 48, 64])
 _ACTIVATIONS = ("9=0", "9=1", "9=2 -23310=1,0.1", "9=3 -23310=2,-0.5,0.5", "9=6 -23310=2,0.2,0.5")
-# no layer here may make large values of small ones: differences of rounding would grow with them
-_UNARY = (0, 1, 5, 9, 10, 16)
+# no layer here may make large values of small ones: differences of rounding would grow with them; nor NaN, which
+# winograd spreads further than other kernels do
+_UNARY = (0, 1, 9, 10, 16)
 
 
 @dataclass
