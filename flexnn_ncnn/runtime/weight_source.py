@@ -176,10 +176,10 @@ class WeightSource:
             )
 
     def _stored(self, offset_bytes: int, size_bytes: int, populate: bool = True) -> npt.NDArray[np.uint8]:
-        self._check(offset_bytes, size_bytes)
         file, at_bytes = self.file_of(offset_bytes)
         if file is not self:
             return file._stored(at_bytes, size_bytes, populate)
+        self._check(offset_bytes, size_bytes)
         try:
             if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES if populate else _SMALL_BYTES):
                 return self._mapped(offset_bytes, size_bytes, populate)

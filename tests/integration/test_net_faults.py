@@ -21,6 +21,7 @@ import flexnn_ncnn
 from flexnn_ncnn.errors import FlexnnError, ModelChangedError, UsageError
 from flexnn_ncnn.runtime.native import NcnnError
 from param_tools.errors import ModelFormatError
+from tests.integration import tiny_models
 from tests.integration.cli import ROOT
 from tests.integration.quick_plans import plans_made_here
 from tests.integration.tiny_models import layer, write
@@ -73,9 +74,9 @@ def net(param: Path, cache: Path) -> Iterator[flexnn_ncnn.Net]:
         yield made
 
 
-def run(net: flexnn_ncnn.Net) -> Array:
+def run(net: flexnn_ncnn.Net, picture: Array = PICTURE) -> Array:
     with net.create_extractor() as ex:
-        assert ex.input("in0", PICTURE) == 0
+        assert ex.input("in0", picture) == 0
         code, out = ex.extract("out0")
         assert code == 0
         return np.array(out)
@@ -388,17 +389,24 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
-def test_no_memory(net: flexnn_ncnn.Net, right: Array) -> None:
+def test_no_memory(tmp_path: Path, cache: Path) -> None:
     """Where the system gives none, that is said; once it does again, all is well."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 200_000, before[1]))
-    try:
-        with pytest.raises((FlexnnError, MemoryError)):
-            run(net)
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-    assert np.array_equal(run(net), right)
+    param = tiny_models.convolutions(tmp_path)
+    picture = np.random.default_rng(3).random((3, 16, 16), np.float32)
+    with flexnn_ncnn.Net("16MB", cache_dir=cache) as net:
+        net.opt.num_threads = 1
+        assert net.load_param(param) == net.load_model(param.with_suffix(".bin")) == 0
+        right = run(net, picture)
+        assert net.plan.streamed_bytes > 1_000_000
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 200_000, before[1]))
+        try:
+            with pytest.raises((FlexnnError, MemoryError)):
+                run(net, picture)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        assert np.array_equal(run(net, picture), right)
 
 
 def test_a_layer_that_ncnn_fails_on(net: flexnn_ncnn.Net, right: Array, monkeypatch: pytest.MonkeyPatch) -> None:
