@@ -19,9 +19,13 @@ from eval.devices import imitated
 from flexnn_ncnn.children import Worker
 from param_tools.errors import FlexnnError
 
-__all__ = ["Entry", "Run", "evict", "run_once"]
+__all__ = ["Entry", "LimitError", "Run", "evict", "run_once"]
 
 _OURS = "flexnn_ncnn.runtime.worker"
+
+
+class LimitError(FlexnnError):
+    """A contestant that needed more memory or time than it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ def run_once(
         save_to: output blob -> .npy file to write.
 
     Raises:
-        FlexnnError: it cannot be run, was killed for want of memory, or took too long.
+        LimitError: it was killed for want of memory, or took too long.
+        FlexnnError: it cannot be run.
     """
     evict(entry.files)
     with (
@@ -129,9 +134,9 @@ def run_once(
             return _measured(entry, inputs, worker, group, loops, warmups, save_to or {})
         except FlexnnError as error:
             if patience.expired:
-                raise FlexnnError(f"{entry.config} was ended after {patience_seconds:g} s") from error
+                raise LimitError(f"{entry.config} was ended after {patience_seconds:g} s") from error
             if group is not None and group.kills:
-                raise FlexnnError(f"{entry.config} was killed for want of memory") from error
+                raise LimitError(f"{entry.config} was killed for want of memory") from error
             raise
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.cells import Cell
-from eval.contest import Entry, Run, run_once
+from eval.contest import Entry, LimitError, Run, run_once
 from eval.devices import check_device
 from eval.limits import smallest_limit
 from eval.models import ModelFiles, model_files
@@ -49,7 +49,7 @@ def measure_contest(cell: Cell) -> dict[str, Any]:
 
     Raises:
         BudgetError: no plan keeps the budget.
-        FlexnnError: the model cannot be read.
+        FlexnnError: the model cannot be read, or one that is no peer cannot run it for another reason than a limit.
     """
     check_device(cell.device)
     files = model_files(cell.model)
@@ -80,6 +80,8 @@ def measure_contest(cell: Cell) -> dict[str, Any]:
                     )
                     runs[entry.config].append(run)
                 except FlexnnError as error:
+                    if entry.config not in PEERS and not isinstance(error, LimitError):
+                        raise  # nothing that is found out: to be measured again
                     failed[entry.config] = error.message
         measured = [_summary(entry, runs[entry.config]) for entry in ready if entry.config not in failed]
         _compare_outputs(measured, runs)

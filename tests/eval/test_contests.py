@@ -11,7 +11,7 @@ import pytest
 from eval import devices
 from eval.cells import Cell, Effort, cells_of
 from eval.cgroups import why_unavailable
-from eval.contest import Entry, Run, run_once
+from eval.contest import Entry, LimitError, Run, run_once
 from eval.contest_cell import measure_contest
 from eval.devices import DEVICES, check_device
 from eval.limits import smallest_limit
@@ -23,7 +23,6 @@ from flexnn_ncnn.contestants import Contestants
 from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.preparation import Request
-from param_tools.errors import FlexnnError
 from tests.integration import tiny_models
 
 
@@ -96,7 +95,7 @@ def test_a_limit_kills_and_says_so(tmp_path: Path) -> None:
     entry = stock(param, tmp_path)
     with saved_arrays(model_files(str(param)).inputs) as inputs:
         assert run_once(entry, inputs, device="host", threads=1, loops=1, memory_bytes=200 * MB).warm_seconds
-        with pytest.raises(FlexnnError, match="stock was killed for want of memory"):
+        with pytest.raises(LimitError, match="stock was killed for want of memory"):
             run_once(entry, inputs, device="host", threads=1, loops=1, memory_bytes=2 * MB)
 
 
@@ -104,9 +103,16 @@ def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     param = tiny_models.classifier(tmp_path)
     with (
         saved_arrays(model_files(str(param)).inputs) as inputs,
-        pytest.raises(FlexnnError, match=r"stock was ended after 0\.01 s"),
+        pytest.raises(LimitError, match=r"stock was ended after 0\.01 s"),
     ):
         run_once(stock(param, tmp_path), inputs, device="host", threads=1, loops=1, patience_seconds=0.01)
+
+
+def test_a_crash_is_nothing_that_was_found_out(tmp_path: Path) -> None:
+    param = tiny_models.classifier(tmp_path)
+    param.with_suffix(".bin").write_bytes(b"short")
+    found = measure(Cell("peers", str(param), ("stock",), None, 1, 0, 1))
+    assert found["status"] == "failed"
 
 
 @pytest.mark.parametrize("needed", [1.1, 7.0, 50.0, 99.0])
