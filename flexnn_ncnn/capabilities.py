@@ -39,8 +39,8 @@ STOCK = Capabilities()
 CAPABILITY_EFFECTS = {
     "releases_gil": "a thread loads the next layers while this one is computed",
     "loads_zero_copy": "weights are used where they are mapped, without a copy",
-    "has_weight_allocator": "weights lie inside the arena, where the planner put them",
-    "saves_transformed_weights": "weights are transformed once, not at each load",
+    "has_weight_allocator": "nothing yet: stored transformed weights need no memory to be placed",
+    "saves_transformed_weights": "weights are transformed once; a load maps them in",
     "tiles_im2col": "the workspace of a convolution by sgemm is one tile",
     "feeds_borrowed_mats": "inputs are read in place",
 }

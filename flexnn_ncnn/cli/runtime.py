@@ -16,8 +16,8 @@ __all__ = ["command"]
 def command() -> None:
     """Show what the ncnn in use can do, and build a patched one.
 
-    Everything works on the stock wheel. A patched ncnn lets layers be loaded while others are computed, gives weights a
-    place in the planned memory, and keeps transformed weights.
+    Everything works on the stock wheel. A patched ncnn lets layers be loaded while others are
+    computed, and keeps transformed weights.
 
     \b
     Examples:
