@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,7 @@ class _Bar:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that control groups are removed
     try:
         command.main(arguments, prog_name="python -m eval", standalone_mode=False)
     except click.exceptions.Exit as request:
