@@ -70,7 +70,7 @@ def test_what_both_plans_keep_is_not_loaded_again(model: Prepared, loaded: list[
     plan = model.plan()
     expected = model.stock()
     bin_path = model.opened.bin_path
-    first = Executor(some_resident(plan, "conv0", "conv1"), bin_path)
+    first = Executor(some_resident(plan, "conv0", "conv1"), bin_path, threaded=False)
     assert_close(first.run(model.inputs), expected, 1e-5)
     kept = first.hand_over()
     loaded.clear()
@@ -97,18 +97,18 @@ def test_layers_go_there_and_back_through_several_plans(model: Prepared, loaded:
 def test_what_is_computed_another_way_is_loaded_anew(model: Prepared, loaded: list[int]) -> None:
     plan = some_resident(model.plan(), "conv1")
     steps = tuple(replace(step, kernel="sgemm") if step.name == "conv1" else step for step in plan.steps)
-    kept = Executor(plan, model.opened.bin_path).hand_over()
+    kept = Executor(plan, model.opened.bin_path, threaded=False).hand_over()
     loaded.clear()
-    with Executor(replace(plan, steps=steps), model.opened.bin_path, kept) as second:
+    with Executor(replace(plan, steps=steps), model.opened.bin_path, kept, threaded=False) as second:
         assert set(loaded) == offsets_of(plan, "conv1")
         assert_close(second.run(model.inputs), model.stock(), 1e-5)
 
 
 def test_layers_of_another_model_are_not_taken(model: Prepared, loaded: list[int]) -> None:
     plan = some_resident(model.plan(), "conv1")
-    kept = Executor(plan, model.opened.bin_path).hand_over()
+    kept = Executor(plan, model.opened.bin_path, threaded=False).hand_over()
     loaded.clear()
-    with Executor(replace(plan, model_id="another"), model.opened.bin_path, kept):
+    with Executor(replace(plan, model_id="another"), model.opened.bin_path, kept, threaded=False):
         assert set(loaded) == offsets_of(plan, "conv1")
 
 
@@ -116,10 +116,10 @@ def test_layers_with_the_same_weights_are_each_loaded_and_handed_over(model: Pre
     plan = some_resident(model.plan(), "conv1")
     keys = list(resident_keys(plan))
     key = next(key for key in keys if key[-1])  # the one with weights
-    kept = Executor(plan, model.opened.bin_path).hand_over()
+    kept = Executor(plan, model.opened.bin_path, threaded=False).hand_over()
     layer = kept.take(key)
     assert layer is not None
-    other = Executor(plan, model.opened.bin_path).hand_over().take(key)
+    other = Executor(plan, model.opened.bin_path, threaded=False).hand_over().take(key)
     assert other is not None
     both = ResidentLayers()
     both.put(key, layer)
@@ -161,7 +161,7 @@ def test_stock_ncnn_hands_nothing_over_and_takes_nothing(model: Prepared) -> Non
 def test_what_a_larger_budget_keeps_is_loaded_ahead_a_layer_at_a_time(model: Prepared, loaded: list[int]) -> None:
     plan, bin_path = model.plan(), model.opened.bin_path
     small, large = some_resident(plan, "conv0"), some_resident(plan, "conv0", "conv1", "fc")
-    first = Executor(small, bin_path)
+    first = Executor(small, bin_path, threaded=False)
     ahead = LoadAhead(large, bin_path, resident_keys(small), 100_000_000)
     loaded.clear()
     assert ahead.load(0)
@@ -174,7 +174,7 @@ def test_what_a_larger_budget_keeps_is_loaded_ahead_a_layer_at_a_time(model: Pre
     kept.absorb(ahead.layers)
     ahead.close()
     loaded.clear()
-    with Executor(large, bin_path, kept) as second:
+    with Executor(large, bin_path, kept, threaded=False) as second:
         assert loaded == []
         assert_close(second.run(model.inputs), model.stock(), 1e-5)
 
