@@ -16,6 +16,8 @@ __all__ = ["layer_profile", "read_seconds_per_byte"]
 
 # Less is what the kernel miscounts, and not worth planning for.
 _HEAP_NOISE_BYTES = 128 * 1024
+# slabs that seem to save more of a layer's time were measured when the machine did something else before, or after
+_MOST_SAVED = 0.2
 
 
 def read_seconds_per_byte(samples: Sequence[Sample]) -> float:
@@ -70,12 +72,13 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
     def heap(part: PartMemory) -> int:
         return part.run_heap_bytes if part.run_heap_bytes >= _HEAP_NOISE_BYTES else 0
 
+    compute_seconds = seconds(lambda one: one.compute)
     return KernelCost(
         kernel=kernel.kernel,
         reads_raw=kernel.reads_raw,
         load_seconds=kernel.load_seconds
         or seconds(lambda one: max(0.0, one.read + one.transform - one.read_bytes * read_rate)),
-        compute_seconds=seconds(lambda one: one.compute),
+        compute_seconds=compute_seconds,
         seconds_spread=spread([one.transform + one.compute for found in samples[large.units] for one in found]),
         kept_bytes=held(lambda part: part.kept_bytes),
         load_peak_bytes=held(lambda part: part.load_peak_bytes),
@@ -84,19 +87,20 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
         ),
         run_heap_bytes=held(heap),
         events=kernel.events,
-        slabs=_slab_cost(kernel, facts),
+        slabs=_slab_cost(kernel, facts, compute_seconds.at(large.units)),
     )
 
 
-def _slab_cost(kernel: KernelFacts, facts: LayerFacts) -> SlabCost | None:
-    """Of slabs and, as the largest of them, of all rows at once."""
+def _slab_cost(kernel: KernelFacts, facts: LayerFacts, whole_seconds: float) -> SlabCost | None:
+    """Of slabs and, as the largest of them, of all rows at once, which take `whole_seconds`."""
     if not kernel.slabs:
         return None
     window = _row_window(facts.layer, facts.input_layouts)
     assert window is not None
     sizes = (*(slab.rows for slab in kernel.slabs), window.outputs)
     peaks = (*(float(slab.run_peak_bytes) for slab in kernel.slabs), float(kernel.parts[-1].run_peak_bytes))
-    seconds = (*(slab.seconds_per_slab for slab in kernel.slabs), 0.0)
+    least = -_MOST_SAVED * whole_seconds / window.outputs  # for a row
+    seconds = (*(max(slab.seconds_per_slab, least * slab.rows) for slab in kernel.slabs), 0.0)
     return SlabCost(window.outputs, kernel.slab_granularity, Points(sizes, peaks), Points(sizes, seconds))
 
 

@@ -27,8 +27,6 @@ __all__ = ["Subject", "measure_kernel"]
 
 # a run this long is timed once, a shorter one three times
 _LONG_RUN_SECONDS = 0.005
-# slabs that seem to save more of a layer's time were measured while the machine did something else before
-_MOST_SAVED = 0.2
 # Linux counts the resident set per processor and brings it together every now and then.
 _MISCOUNTED_BYTES = 512 * 1024
 _TRIES = 3
@@ -178,7 +176,7 @@ class _Trial:
             if slabs[0].is_padded and not middle.is_padded:
                 cut.by_slabs(loaded, slabs[:1], bottom, top)
             seconds = self._seconds(lambda: cut.by_slabs(loaded, [middle], bottom, top))
-        extra = max(seconds * output_rows / rows - whole_seconds, -_MOST_SAVED * whole_seconds)
+        extra = seconds * output_rows / rows - whole_seconds
         return SlabFacts(rows, scratch.peak_bytes, extra / len(slabs))
 
     def _compute(self, loaded: native.LoadedLayer) -> None:

@@ -6,7 +6,9 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import cycle
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.profiling import storage
+from flexnn_ncnn.profiling import memory, storage
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.compute import compute_layer
@@ -33,7 +35,7 @@ from flexnn_ncnn.runtime.native import StockNet
 from param_tools.graph import Layer
 from param_tools.model_io import open_model
 from param_tools.slicing.rule import Axis
-from tests.integration.pipeline import Array, feed
+from tests.integration.pipeline import Array, feed, prepared
 from tests.property.slicing_stock import model_of, write_random
 
 VECTOR = BlobLayout(dims=1, w=1000, h=1, d=1, c=1, elemsize=4, elempack=1)
@@ -205,3 +207,13 @@ def test_slabs_are_tried_where_the_workspace_is_large() -> None:
     assert [slabs[0].end for slabs in slab_sizes(square, plane(100), "default", 10**6)] == [12, 24, 36, 60]
     for slabs in slab_sizes(square, plane(100), "default", 10**6):
         assert slabs[-1].end == 100
+
+
+def test_slabs_save_no_more_than_there_is_whatever_the_machine_did_meanwhile() -> None:
+    """The whole layer is timed as an hour, its slabs as nothing."""
+    lines = ["Input in 0 1 in", "Convolution conv 1 1 in out 0=64 1=3 4=1 6=36864"]
+    timed = mock.patch.object(memory._Trial, "_seconds", side_effect=cycle([3600.0, 1e-9, 1e-9, 1e-9, 1e-9]))
+    with timed, prepared(lines, {"in": feed(64, 40, 40)}) as found:
+        (layer,) = found.profile.layers
+        assert any(cost.slabs for cost in layer.kernels)
+        assert all(choice.seconds >= 0 for choices in found.work.choices for choice in choices)
