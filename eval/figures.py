@@ -75,7 +75,7 @@ def draw_end_to_end(model: str, points: Sequence[Point], path: Path, device: str
         if found:
             _draw_measured(ours, found, label, marker, colour)
     title = f"{plain_text(Path(model).stem)}, measured here{device and f' as on a {device}'}{_busy(points)}"
-    ours.set_title(title, loc="left", fontsize=11)
+    ours.set_title(title, loc="left", fontsize=11 if len(title) < 80 else 9)
     memories = [point.peak_bytes / 1e6 for point in points]
     if published:
         memories += _draw_published(axes[1], published)

@@ -47,6 +47,7 @@ def made_up(cell: Cell, busy: bool = False) -> Mapping[str, Any]:
                 "latency_ms_min": latency * 0.9,
                 "latency_ms_median": latency,
                 "latency_ms_max": latency * 1.2,
+                "load_ms": 800.0,
                 "cold_ms": 3 * latency,
                 "peak_bytes": peak_bytes,
                 "group_peak_bytes": peak_bytes + 9 * MB,
@@ -115,7 +116,7 @@ def test_all_tables_and_figures(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 250
             assert np.asarray(picture.convert("L")).std() > 10
-    row = "| flexnn | 200 | 200 | 209 | 450 | 150 [135, 180] | 1.50 | 11 | 0 | 1.0e-06 |"
+    row = "| flexnn | 200 | 200 | 209 | 800 | 450 | 150 [135, 180] | 1.50 | 11 | 0 | 1.0e-06 |"
     assert row.replace("[", r"\[").replace("]", r"\]") in text
     assert "| ort |  | onnxruntime is not installed |" in text
     assert "| flexnn | 60 | 55 | 123 | 77 |" in text
