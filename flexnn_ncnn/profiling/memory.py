@@ -30,6 +30,8 @@ _LONG_RUN_SECONDS = 0.005
 # Linux counts the resident set per processor and brings it together every now and then.
 _MISCOUNTED_BYTES = 512 * 1024
 _TRIES = 3
+# repeated, it is no number in every format of floats: an input of 0 does not hide it, as it would any number
+_NAN_BYTE = 0xFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +196,16 @@ class _Trial:
         return median(found)
 
     def _spoil(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.uint8]]:
-        """Spoil large arrays; the outputs as they were before, if there is something to see in them."""
+        """Spoil large arrays; the outputs as they were before, if there is something to see in them.
+
+        There is not where all of an input or of the outputs is 0: weights do not show in that.
+        """
         large = [array for array in arrays if array.nbytes >= native.RAW_KEPT_BELOW_BYTES]
         right = [blob.bytes().copy() for blob in self._blobs] if large else []
         for array in large:
-            array.view(np.uint8).fill(0x7F)
-        return right
+            array.view(np.uint8).fill(_NAN_BYTE)
+        shows = any(one.any() for one in right) and all(native.array_view(mat).any() for mat in self._bottoms)
+        return right if shows else []
 
     def _differs(self, right: Sequence[npt.NDArray[np.uint8]]) -> bool | None:
         """Whether the outputs are others than before."""

@@ -172,6 +172,18 @@ def test_transformed_weights_are_not_read_raw() -> None:
     assert not any(cost.reads_raw for cost in layer.kernels)
 
 
+@pytest.mark.parametrize("activation", ["", "9=1", "9=3 -23310=2,0.0,6.0"])
+@pytest.mark.parametrize("bias", [0, 1])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_weights_that_are_read_where_they_lie_are_kept_whatever_is_fed(
+    value: float, bias: int, activation: str
+) -> None:
+    """Released all the same, they would be read after they are gone."""
+    lines = ["Input in 0 1 in", f"InnerProduct it 1 1 in out 0=64 1={bias} 2=65536 {activation}"]
+    with prepared(lines, {"in": np.full(1024, value, np.float32)}) as found:
+        assert [cost.reads_raw for cost in found.layer("it").kernels if cost.kernel == "in_place"] == [True]
+
+
 def test_scratch_is_what_the_allocator_places_while_a_layer_computes() -> None:
     layer = one_layer(conv_line(128, 256), (128, 12, 12))
     for cost in layer.kernels:
