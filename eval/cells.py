@@ -91,8 +91,9 @@ class Cell:
     Attributes:
         experiment: in `EXPERIMENTS`.
         model: a zoo model's name, or the path of a .param.
-        configs: contestants: of `flexnn_ncnn.contestants.CONFIGS`, `eval.peers.setups.PEERS`, or "shipped", stock ncnn
-            with its default options; "steps" are the commands around an inference, "adapt" is the adaptive demo.
+        configs: contestants: of `flexnn_ncnn.measuring.contestants.CONFIGS`, `eval.peers.setups.PEERS`, or "shipped",
+            stock ncnn with its default options; "steps" are the commands around an inference, "adapt" is the adaptive
+            demo.
         budget_bytes: of the configurations that have one; None where none has.
         loops, warmups, threads, passes, device: as in `Effort`.
         limit_percent: as there; 0 where no limit is looked for.

@@ -20,11 +20,11 @@ from eval.limits import smallest_limit
 from eval.models import ModelFiles, model_files
 from eval.peers.setups import PEERS, peer_entry
 from flexnn_ncnn.children import saved_arrays
-from flexnn_ncnn.contestants import CONFIGS, Contestants
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.machine_load import LoadMeter
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.preparation import Request
+from flexnn_ncnn.measuring.contestants import CONFIGS, Contestants
+from flexnn_ncnn.measuring.machine_load import LoadMeter
+from flexnn_ncnn.preparing.preparation import Request
+from flexnn_ncnn.records.options import RunOptions
 from param_tools.errors import FlexnnError
 from param_tools.model_io import read_param
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.published import PublishedModel, published_model
-from flexnn_ncnn.adaptation import Adaptation, Phase, Sample, SwitchCost
-from flexnn_ncnn.machine_load import MachineLoad
+from flexnn_ncnn.measuring.adaptation import Adaptation, Phase, Sample, SwitchCost
+from flexnn_ncnn.measuring.machine_load import MachineLoad
 from flexnn_ncnn.reporters.adaptations import plot_adaptation
 from flexnn_ncnn.reporters.plots import new_figure, plain_text, save_figure
 

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flexnn_ncnn.net import Extractor, Net
-    from flexnn_ncnn.session import Session, open_session
+    from flexnn_ncnn.sessions.session import Session, open_session
 
 __all__ = ["Extractor", "Net", "Session", "open_session"]
 
-_HOMES = {"Extractor": "net.extractor", "Net": "net.net", "Session": "session", "open_session": "session"}
+_HOMES = {
+    "Extractor": "net.extractor",
+    "Net": "net.net",
+    "Session": "sessions.session",
+    "open_session": "sessions.session",
+}
 
 
 def __getattr__(name: str) -> Any:

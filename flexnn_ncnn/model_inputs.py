@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.input_spec import InputSpec
+from flexnn_ncnn.records.input_spec import InputSpec
 from param_tools.files import open_regular
 from param_tools.graph import Model
 from param_tools.shapes import BlobShape, infer_shapes

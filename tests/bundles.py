@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from flexnn_ncnn.bundles.manifest import FILES, MANIFEST, FileEntry, Manifest, write_manifest
-from flexnn_ncnn.input_spec import InputSpec
-from flexnn_ncnn.machine import Machine
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.input_spec import InputSpec
+from flexnn_ncnn.records.machine import Machine
+from flexnn_ncnn.records.options import RunOptions
 
 __all__ = ["CONTENTS", "MACHINE", "contents_of", "write_bundle"]
 

@@ -18,35 +18,21 @@ PACKAGES = ("flexnn_ncnn", "param_tools", "eval")
 MAX_LINES = 400
 
 # What a module may import: prefixes of module names besides the standard library. A longer key wins over a shorter one.
-RECORDS = ("flexnn_ncnn.errors", "flexnn_ncnn.units", "flexnn_ncnn.layout", "flexnn_ncnn.fingerprint")
-RECORDS += (
-    "flexnn_ncnn.profile_check",
-    "flexnn_ncnn.machine",
-    "flexnn_ncnn.options",
-    "flexnn_ncnn.input_spec",
-    "flexnn_ncnn.sha256",
-    "flexnn_ncnn.capabilities",
-    "flexnn_ncnn.profile",
-    "flexnn_ncnn.plan",
-    "flexnn_ncnn.staging",
-    "flexnn_ncnn.storage",
-    "flexnn_ncnn.formats",
-    "flexnn_ncnn.interop",
-)
+RECORDS = ("flexnn_ncnn.errors", "flexnn_ncnn.units", "flexnn_ncnn.records", "flexnn_ncnn.interop")
 ALLOWED = {
     "param_tools": ("param_tools", "numpy", "networkx"),
     "flexnn_ncnn": ("flexnn_ncnn", "param_tools", "numpy"),
     **dict.fromkeys(RECORDS, (*RECORDS, "param_tools", "numpy")),
     "flexnn_ncnn.units": ("param_tools.errors",),
     # Reads files of the system's; what follows from them is a function of what they say.
-    "flexnn_ncnn.memory_limits": (),
-    "flexnn_ncnn.auto_budget": ("flexnn_ncnn.memory_limits",),
+    "flexnn_ncnn.runtime.memory.memory_limits": (),
+    "flexnn_ncnn.sessions.auto_budget": ("flexnn_ncnn.runtime.memory.memory_limits",),
     # Proves every plan it reads or writes.
-    "flexnn_ncnn.formats": (*RECORDS, "flexnn_ncnn.planning.validate", "param_tools", "numpy"),
+    "flexnn_ncnn.records.formats": (*RECORDS, "flexnn_ncnn.planning.validate", "param_tools", "numpy"),
     "flexnn_ncnn.planning": (*RECORDS, "flexnn_ncnn.planning", "param_tools.errors", "numpy"),
     # Independent of what it checks.
     "flexnn_ncnn.planning.validate": (*RECORDS, "param_tools.errors", "numpy"),
-    "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "flexnn_ncnn.memory_limits", "param_tools", "numpy"),
+    "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy"),
     "flexnn_ncnn.runtime.native": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy", "ncnn"),
     "flexnn_ncnn.zoo": ("flexnn_ncnn", "param_tools", "numpy", "PIL"),
     "flexnn_ncnn.reporters": ("flexnn_ncnn", "param_tools", "rich"),
@@ -180,14 +166,14 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
         ("flexnn_ncnn.planning.arena", "from flexnn_ncnn.net import Net", "may not import flexnn_ncnn.net"),
         ("flexnn_ncnn.planning.arena", "import time", "must not import time"),
         (
-            "flexnn_ncnn.runtime.loader",
+            "flexnn_ncnn.runtime.weights.loader",
             "import flexnn_ncnn.planning.arena",
             "may not import flexnn_ncnn.planning.arena",
         ),
         ("flexnn_ncnn.reporters.text", "import flexnn_ncnn.runtime.trace", "must not import flexnn_ncnn.runtime.trace"),
         ("flexnn_ncnn.compare", "from flexnn_ncnn.reporters import text", "must not import flexnn_ncnn.reporters"),
         ("flexnn_ncnn.compare", "import click", "may not import click"),
-        ("flexnn_ncnn.benchmark", "from eval.cells import Cell", "may not import eval.cells"),
+        ("flexnn_ncnn.measuring.benchmark", "from eval.cells import Cell", "may not import eval.cells"),
         ("eval.cells", "from flexnn_ncnn.planning import arena", "must not import flexnn_ncnn.planning"),
         ("param_tools.graph", "import networkx", "inside the function"),
         ("param_tools.graph", "try:\n    import networkx\nexcept ImportError:\n    pass", "inside the function"),

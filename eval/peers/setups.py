@@ -10,8 +10,8 @@ from typing import Any
 from eval.contest import Entry
 from eval.models import ModelFiles
 from eval.peers.graphs import write_onnx
-from flexnn_ncnn.fingerprint import model_identity
 from flexnn_ncnn.paths import cache_dir
+from flexnn_ncnn.records.fingerprint import model_identity
 from param_tools.errors import FlexnnError
 
 __all__ = ["PEERS", "Peer", "peer_entry"]

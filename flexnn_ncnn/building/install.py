@@ -10,7 +10,7 @@ from pathlib import Path
 from flexnn_ncnn.building.build import BuiltWheel, built_wheels
 from flexnn_ncnn.building.process import reason, run_logged
 from flexnn_ncnn.building.series import read_series
-from flexnn_ncnn.capabilities import Capabilities
+from flexnn_ncnn.records.capabilities import Capabilities
 from param_tools.errors import FlexnnError
 
 __all__ = ["Installed", "RuntimeInfo", "install_wheel", "newest_wheel", "runtime_info", "way_back"]

@@ -14,11 +14,11 @@ from flexnn_ncnn.bundles.opening import Bundle, Progress
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.device import here
 from flexnn_ncnn.errors import FlexnnError, PlanError, ProfileError
-from flexnn_ncnn.formats import read_plan, read_profile, write_plan, write_profile
-from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.paths import cache_dir
-from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.preparation import PlanCache, Request, is_prepared
+from flexnn_ncnn.preparing.preparation import PlanCache, Request, is_prepared
+from flexnn_ncnn.records.formats import read_plan, read_profile, write_plan, write_profile
+from flexnn_ncnn.records.machine import Machine
+from flexnn_ncnn.records.plan import Plan
 from param_tools.errors import FormatVersionError
 
 __all__ = ["adopt_plan", "bundle_request"]

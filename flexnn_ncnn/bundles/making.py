@@ -31,17 +31,17 @@ from flexnn_ncnn.bundles.opening import Progress
 from flexnn_ncnn.bundles.targets import Target, check_target, notes
 from flexnn_ncnn.device import here
 from flexnn_ncnn.errors import BundleError, InputError, ProfileError
-from flexnn_ncnn.fingerprint import model_identity
-from flexnn_ncnn.formats import write_plan, write_profile
-from flexnn_ncnn.input_spec import InputSpec
-from flexnn_ncnn.machine import Machine
 from flexnn_ncnn.paths import cache_dir
-from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.planner import workload
-from flexnn_ncnn.preparation import PlanCache, Request, prepare
-from flexnn_ncnn.profile import ModelProfile
-from flexnn_ncnn.scheduling import profile_model_files
-from flexnn_ncnn.trials import FIRST_BASE_BYTES, Trials
+from flexnn_ncnn.preparing.preparation import PlanCache, Request, prepare
+from flexnn_ncnn.preparing.trials import FIRST_BASE_BYTES, Trials
+from flexnn_ncnn.records.fingerprint import model_identity
+from flexnn_ncnn.records.formats import write_plan, write_profile
+from flexnn_ncnn.records.input_spec import InputSpec
+from flexnn_ncnn.records.machine import Machine
+from flexnn_ncnn.records.plan import Plan
+from flexnn_ncnn.records.profile import ModelProfile
+from flexnn_ncnn.scheduling.scheduler import profile_model_files
 from param_tools.files import atomic_write, open_regular
 from param_tools.model_io import open_model
 

@@ -9,10 +9,10 @@ import re
 from dataclasses import asdict, dataclass
 
 from flexnn_ncnn.errors import BundleError
-from flexnn_ncnn.formats import decode_record, read_document
-from flexnn_ncnn.input_spec import InputSpec
-from flexnn_ncnn.machine import Machine
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.formats import decode_record, read_document
+from flexnn_ncnn.records.input_spec import InputSpec
+from flexnn_ncnn.records.machine import Machine
+from flexnn_ncnn.records.options import RunOptions
 from param_tools.files import atomic_write
 
 __all__ = ["FILES", "FORMAT", "FORMAT_VERSION", "MANIFEST", "FileEntry", "Manifest", "read_manifest", "write_manifest"]

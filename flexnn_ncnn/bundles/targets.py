@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flexnn_ncnn.errors import DeviceMemoryError, UsageError
-from flexnn_ncnn.formats import read_device
-from flexnn_ncnn.machine import Machine
+from flexnn_ncnn.records.formats import read_device
+from flexnn_ncnn.records.machine import Machine
 from flexnn_ncnn.units import format_bytes
 
 __all__ = ["DEVICES", "Target", "check_target", "find_target", "notes"]

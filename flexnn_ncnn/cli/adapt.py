@@ -15,7 +15,7 @@ from flexnn_ncnn.cli.output import force_option, refuse_existing
 from flexnn_ncnn.cli.progress import ProgressBars
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.adaptation import Sample
+    from flexnn_ncnn.measuring.adaptation import Sample
 
 __all__ = ["adapt"]
 
@@ -86,9 +86,9 @@ def adapt(
       flexnn adapt vgg19 --budgets 100MB,300MB,200MB,500MB --plot vgg19.png
       flexnn adapt my_model.param --budgets 20MB,10MB --seconds-each 5 --json
     """
-    from flexnn_ncnn.adaptation import adapt_model
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
+    from flexnn_ncnn.measuring.adaptation import adapt_model
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.records.options import RunOptions
     from flexnn_ncnn.reporters.adaptations import plot_adaptation, write_adaptation
     from flexnn_ncnn.reporters.json_report import write_json
     from flexnn_ncnn.reporters.plots import check_plot_path

@@ -22,7 +22,7 @@ from flexnn_ncnn.cli.requests import make_request
 
 __all__ = ["bench"]
 
-# as `flexnn_ncnn.contestants.CONFIGS`, which is not to be imported for a list of commands
+# as `flexnn_ncnn.measuring.contestants.CONFIGS`, which is not to be imported for a list of commands
 _ABLATED = ("no-preload", "no-memplan", "neither", "no-kernel-choice", "no-slicing")
 _CONFIGS = ("stock", "stock-no-winograd", "stock-direct", "ondemand", "flexnn", *(f"flexnn-{one}" for one in _ABLATED))
 
@@ -119,7 +119,7 @@ def bench(
       flexnn bench mobilenetv2 --config stock --config ondemand --config flexnn --budget 12MB
       flexnn bench my_model.param --budget 100MB --loops 30 --cooling 1 --csv times.csv
     """
-    from flexnn_ncnn.benchmark import benchmark
+    from flexnn_ncnn.measuring.benchmark import benchmark
     from flexnn_ncnn.reporters.benchmarks import write_benchmark, write_csv
     from flexnn_ncnn.reporters.json_report import write_json
     from param_tools.model_io import atomic_write

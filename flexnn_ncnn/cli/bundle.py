@@ -93,10 +93,10 @@ def command(
     from flexnn_ncnn.bundles.making import Wanted, make_bundle
     from flexnn_ncnn.bundles.targets import find_target
     from flexnn_ncnn.device import here
-    from flexnn_ncnn.formats import read_profile
     from flexnn_ncnn.model_inputs import input_specs
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.records.formats import read_profile
+    from flexnn_ncnn.records.options import RunOptions
     from flexnn_ncnn.reporters.bundles import write_bundle
     from flexnn_ncnn.reporters.json_report import write_json
     from param_tools.model_io import read_param

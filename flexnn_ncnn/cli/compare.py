@@ -63,7 +63,7 @@ def compare(
       flexnn compare mobilenetv2 --budget 12MB
       flexnn compare my_model.param --budget 100MB --shape in0=3x640x640 --rounds 30 --json
     """
-    from flexnn_ncnn.comparison import compare_models
+    from flexnn_ncnn.measuring.comparison import compare_models
     from flexnn_ncnn.reporters.comparisons import write_comparison
     from flexnn_ncnn.reporters.json_report import write_json
 

@@ -35,7 +35,7 @@ def command(out_path: Path | None, overwrite: bool, as_json: bool) -> None:
       flexnn fingerprint -o pi.json
     """
     from flexnn_ncnn.device import this_device
-    from flexnn_ncnn.formats import device_document
+    from flexnn_ncnn.records.formats import device_document
     from flexnn_ncnn.reporters.devices import write_machine
     from flexnn_ncnn.reporters.json_report import to_json, write_json
     from param_tools.model_io import atomic_write

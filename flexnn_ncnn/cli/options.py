@@ -13,7 +13,7 @@ import click
 from flexnn_ncnn.cli.lazy import did_you_mean
 from flexnn_ncnn.errors import InputError, UsageError
 from flexnn_ncnn.paths import data_dir
-from flexnn_ncnn.storage import PAGE_CACHES
+from flexnn_ncnn.records.storage import PAGE_CACHES
 from flexnn_ncnn.units import SizeError, parse_size
 
 if TYPE_CHECKING:

@@ -62,13 +62,13 @@ def profile(
       flexnn profile squeezenet
       flexnn profile my_model.param --shape in0=3x640x640 -o my_model.profile.json
     """
-    from flexnn_ncnn.formats import write_profile
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
-    from flexnn_ncnn.profile_summary import summarise_profile
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.records.formats import write_profile
+    from flexnn_ncnn.records.options import RunOptions
     from flexnn_ncnn.reporters.json_report import write_json
     from flexnn_ncnn.reporters.schedules import write_profile_summary
-    from flexnn_ncnn.scheduling import profile_model_files
+    from flexnn_ncnn.scheduling.profile_summary import summarise_profile
+    from flexnn_ncnn.scheduling.scheduler import profile_model_files
 
     refuse_existing(out_path, overwrite)
     check_folder(export_folder)
@@ -80,8 +80,8 @@ def profile(
     if out_path is not None:
         write_profile(measured, out_path)
     if export_folder is not None:
-        from flexnn_ncnn.exchange import to_flexnn_profile
         from flexnn_ncnn.interop.profile_files import write_flexnn_profile
+        from flexnn_ncnn.scheduling.exchange import to_flexnn_profile
 
         write_flexnn_profile(to_flexnn_profile(measured), export_folder / files.param_path.stem)
     found = summarise_profile(measured)

@@ -14,7 +14,7 @@ from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.reporters.escape import printable
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.preparation import Request
+    from flexnn_ncnn.preparing.preparation import Request
 
 __all__ = ["make_request"]
 
@@ -38,13 +38,13 @@ def make_request(
         threads: None where nobody gave a number.
         bars: shows progress.
         quiet: whether to say nothing on stderr.
-        page_cache: a name in `flexnn_ncnn.storage.PAGE_CACHES`.
+        page_cache: a name in `flexnn_ncnn.records.storage.PAGE_CACHES`.
 
     Raises:
         UsageError: no budget, and no bundle that has one.
     """
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.records.options import RunOptions
 
     if files.bundle is None:
         if budget_bytes is None:

@@ -73,9 +73,9 @@ def run(
       flexnn run my_model.param --budget 64MiB --input data=x.npy -o y.npy
       flexnn run squeezenet-bundle --image cat.png
     """
+    from flexnn_ncnn.measuring.running import run_model
     from flexnn_ncnn.reporters.json_report import write_json
     from flexnn_ncnn.reporters.runs import write_run
-    from flexnn_ncnn.running import run_model
     from flexnn_ncnn.scores import summarise
     from flexnn_ncnn.zoo.registry import labels
 

@@ -17,8 +17,8 @@ from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.units import parse_size
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.preparation import Request
-    from flexnn_ncnn.scheduling import Scheduler, StockPoint
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.scheduling.scheduler import Scheduler, StockPoint
 
 __all__ = ["plan", "schedule"]
 
@@ -167,9 +167,9 @@ def _open(
     quiet: bool,
 ) -> tuple[Scheduler, Request | None, tuple[StockPoint, ...]]:
     """The scheduler, what to run where a model is given, and stock ncnn measured if asked for."""
-    from flexnn_ncnn.options import RunOptions
-    from flexnn_ncnn.preparation import Request
-    from flexnn_ncnn.scheduling import Scheduler, measure_stock
+    from flexnn_ncnn.preparing.preparation import Request
+    from flexnn_ncnn.records.options import RunOptions
+    from flexnn_ncnn.scheduling.scheduler import Scheduler, measure_stock
 
     suffix = Path(model).suffix
     if suffix in (".json", ".memprof"):
@@ -177,8 +177,8 @@ def _open(
             raise UsageError("a profile says already what the input is", hint="leave out --bin, --stock and inputs")
         if suffix == ".json":
             return Scheduler.of_profile_file(model), None, ()
-        from flexnn_ncnn.exchange import from_flexnn_profile
         from flexnn_ncnn.interop.profile_files import read_flexnn_profile
+        from flexnn_ncnn.scheduling.exchange import from_flexnn_profile
 
         prefix = Path(model).with_suffix("")
         return Scheduler.of_profile(from_flexnn_profile(read_flexnn_profile(prefix), prefix.name)), None, ()
@@ -235,9 +235,9 @@ def _plan(
     plot_path: Path | None,
     export_folder: Path | None,
 ) -> None:
-    from flexnn_ncnn.explain import sentences
     from flexnn_ncnn.reporters.json_report import write_json
     from flexnn_ncnn.reporters.schedules import write_schedule
+    from flexnn_ncnn.scheduling.explain import sentences
 
     decided = scheduler.schedule(budget_bytes)
     if out_path is not None and request is not None:
@@ -247,8 +247,8 @@ def _plan(
 
         plot_layout(scheduler.memory_map(decided), str(facts["model"]), plot_path)
     if export_folder is not None:
-        from flexnn_ncnn.exchange import to_flexnn_plan
         from flexnn_ncnn.interop.plan_files import write_flexnn_plan
+        from flexnn_ncnn.scheduling.exchange import to_flexnn_plan
 
         write_flexnn_plan(to_flexnn_plan(decided), export_folder / Path(str(facts["model"])).stem)
     found = scheduler.explain(decided)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexnn_ncnn.device.ram import ram_bytes
-from flexnn_ncnn.machine import Device, Machine, this_machine
+from flexnn_ncnn.records.machine import Device, Machine, this_machine
 
 __all__ = ["here", "this_device"]
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexnn_ncnn.machine import core_name
+from flexnn_ncnn.records.machine import core_name
 
 __all__ = ["CpuGroup", "cpu_groups"]
 

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexnn_ncnn.capabilities import CAPABILITY_EFFECTS
 from flexnn_ncnn.device.cpus import CpuGroup, cpu_groups
 from flexnn_ncnn.device.ram import memory_sizes
 from flexnn_ncnn.device.storage import StorageSpeed, measure_storage
-from flexnn_ncnn.machine import this_machine
-from flexnn_ncnn.memory_limits import MemoryLimits
 from flexnn_ncnn.paths import cache_dir
-from flexnn_ncnn.runtime import heap, process_memory
+from flexnn_ncnn.records.capabilities import CAPABILITY_EFFECTS
+from flexnn_ncnn.records.machine import this_machine
+from flexnn_ncnn.runtime.memory import heap, process_memory
+from flexnn_ncnn.runtime.memory.memory_limits import MemoryLimits
 
 __all__ = ["DeviceReport", "Memory", "NcnnFacts", "Part", "examine"]
 

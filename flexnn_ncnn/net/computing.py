@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError, PlanError, UsageError
-from flexnn_ncnn.input_spec import InputSpec
-from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.net.custom import CustomLayers
 from flexnn_ncnn.net.graph import Graph
 from flexnn_ncnn.net.tasks import Task, Tasks
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.preparation import Progress, Request
+from flexnn_ncnn.preparing.preparation import Progress, Request
+from flexnn_ncnn.records.input_spec import InputSpec
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.session import Session
+from flexnn_ncnn.sessions.session import Session
 
 __all__ = ["Computed", "Computing"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from flexnn_ncnn.errors import InputError, UsageError
 from flexnn_ncnn.net.computing import Computed, Computing
 from flexnn_ncnn.net.custom import LayerFailedError
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 
 __all__ = ["Extractor", "PlannedExtractor", "StockExtractor"]

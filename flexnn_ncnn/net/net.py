@@ -12,11 +12,11 @@ from flexnn_ncnn.errors import UsageError
 from flexnn_ncnn.net.extractor import Extractor
 from flexnn_ncnn.net.planned import PlannedModel
 from flexnn_ncnn.net.stock import StockModel
-from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.preparation import Progress
+from flexnn_ncnn.preparing.preparation import Progress
+from flexnn_ncnn.records.plan import Plan
+from flexnn_ncnn.records.storage import checked_page_cache
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.trace import Trace
-from flexnn_ncnn.storage import checked_page_cache
 
 __all__ = ["Net"]
 

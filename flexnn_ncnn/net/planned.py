@@ -14,9 +14,9 @@ from flexnn_ncnn.net.custom import CustomLayers
 from flexnn_ncnn.net.extractor import Extractor, PlannedExtractor
 from flexnn_ncnn.net.graph import Graph
 from flexnn_ncnn.net.model_files import ReadBytes, SpoolFolder
-from flexnn_ncnn.preparation import Progress
+from flexnn_ncnn.preparing.preparation import Progress
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.session import Session
+from flexnn_ncnn.sessions.session import Session
 from flexnn_ncnn.units import parse_size
 from param_tools.errors import ModelFormatError
 from param_tools.files import open_regular

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from flexnn_ncnn.errors import InputError, PlanError, UsageError
-from flexnn_ncnn.input_spec import InputSpec
 from flexnn_ncnn.model_inputs import as_blob, input_specs
 from flexnn_ncnn.net.extractor import Extractor, StockExtractor
+from flexnn_ncnn.records.input_spec import InputSpec
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.session import Session
+from flexnn_ncnn.sessions.session import Session
 from param_tools.model_io import read_param
 
 __all__ = ["StockModel"]

@@ -9,9 +9,9 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexnn_ncnn.layout import OVERREAD_BYTES, align_up
-from flexnn_ncnn.plan import Placement, Plan
-from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
+from flexnn_ncnn.records.plan import Placement, Plan
+from flexnn_ncnn.records.profile import ModelProfile
 
 __all__ = ["first_fit", "without_kernel_choice", "without_memory_plan", "without_preloading", "without_slicing"]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flexnn_ncnn.layout import align_up
 from flexnn_ncnn.planning.choices import SLAB_SECONDS, Choice, objects_bytes, run_peak, undominated
 from flexnn_ncnn.planning.problem import ALIGNMENT_BYTES, blob_problem, live_bytes
-from flexnn_ncnn.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.layout import align_up
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 
 __all__ = ["ChainedProfile", "chain_choices", "chain_levels"]
 

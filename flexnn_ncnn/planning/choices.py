@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flexnn_ncnn.layout import WIDEST_ELEMPACK, align_up, part_view
-from flexnn_ncnn.profile import KernelCost, LayerProfile, SlabCost
+from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, align_up, part_view
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, SlabCost
 
 __all__ = [
     "CALL_BYTES",
@@ -50,7 +50,7 @@ class Choice:
     """One way to run a layer.
 
     Attributes:
-        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS`.
         part_units: output units of the largest part.
         slab_rows: output rows computed at once, 0 for all.
         resident: kept between inferences.

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from flexnn_ncnn.capabilities import STOCK, Capabilities
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.arena import free_gaps, place, taken_ranges
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
@@ -17,8 +16,9 @@ from flexnn_ncnn.planning.releases import StepNeed, joint_rows, releases
 from flexnn_ncnn.planning.residency import ONCE, Selection, select, smallest
 from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
 from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
-from flexnn_ncnn.profile import LayerProfile, ModelProfile
-from flexnn_ncnn.storage import CACHED, Storage
+from flexnn_ncnn.records.capabilities import STOCK, Capabilities
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.storage import CACHED, Storage
 
 __all__ = [
     "UNLOADED_MODES",
@@ -44,6 +44,8 @@ _DIRECT_SECONDS_PER_BYTE = 2e-11
 # what reading counts of the whole time at first: little, and all but a little
 _FIRST_READING = (0.02, 0.98)
 _READING_STEPS = 4
+# the search is not exhaustive, and now and then does better with less
+_SMALLER = 0.8
 # of the budget: less than that is not worth giving back and faulting in again
 _RELEASED_SHARE = 0.25
 
@@ -140,12 +142,29 @@ def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> S
     for candidates, level in _kinds(levels):
         if candidates is level.joint and best is not None and not _worth_releasing(best):
             continue
-        beat_seconds = best.predicted_seconds if best else math.inf
-        selection = select(candidates, budget_bytes - base_bytes, beat_seconds=beat_seconds)
-        if selection is not None and selection.seconds < beat_seconds:
-            one = _schedule(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
-            best = one if one.predicted_seconds < beat_seconds else best
+        best = _faster(best, candidates, level, budget_bytes, base_bytes)
+    if best is not None:
+        kind = best.workload.candidates if best.releases is None else best.workload.joint
+        assert kind is not None
+        best = _faster(best, kind, best.workload, budget_bytes, base_bytes, _SMALLER)
     return best
+
+
+def _faster(
+    best: Schedule | None,
+    candidates: Candidates,
+    level: Workload,
+    budget_bytes: int,
+    base_bytes: int,
+    share: float = 1.0,
+) -> Schedule | None:
+    """The better one of a schedule and what is found for a share of the memory."""
+    beat_seconds = best.predicted_seconds if best else math.inf
+    selection = select(candidates, share * (budget_bytes - base_bytes), beat_seconds=beat_seconds)
+    if selection is None or selection.seconds >= beat_seconds:
+        return best
+    one = _schedule(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
+    return one if one.predicted_seconds < beat_seconds else best
 
 
 def _kinds(levels: Sequence[Workload]) -> Iterator[tuple[Candidates, Workload]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout, align_up, part_view
-from flexnn_ncnn.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, BlobLayout, align_up, part_view
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 
 __all__ = ["ALIGNMENT_BYTES", "BlobProblem", "Buffer", "NestedBlob", "StepBlobs", "blob_problem", "live_bytes"]
 
@@ -57,7 +57,7 @@ class StepBlobs:
     """What one layer is given and how it leaves its output.
 
     Attributes:
-        mode: see `flexnn_ncnn.plan.Step`; an "inplace" layer that may not overwrite its input is given a copy.
+        mode: see `flexnn_ncnn.records.plan.Step`; an "inplace" layer that may not overwrite its input is given a copy.
         sources: per input the blob, or the name of a copy in the wanted layout.
         overwrites: the source whose memory the output of an "overlay" takes.
     """

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from flexnn_ncnn.planning.choices import Choice, run_peak
 from flexnn_ncnn.planning.planner import Schedule
-from flexnn_ncnn.profile import KernelCost, LayerProfile, ModelProfile, Points
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, ModelProfile, Points
 
 __all__ = ["refined"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flexnn_ncnn.capabilities import Capabilities
 from flexnn_ncnn.planning.candidates import Candidates
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.problem import BlobProblem
 from flexnn_ncnn.planning.releases import Releases
-from flexnn_ncnn.profile import LayerProfile, ModelProfile
-from flexnn_ncnn.storage import Storage
+from flexnn_ncnn.records.capabilities import Capabilities
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.storage import Storage
 
 __all__ = ["Schedule", "Workload", "result_bytes"]
 

@@ -12,10 +12,10 @@ from heapq import heappop, heappush
 from math import isfinite
 
 from flexnn_ncnn.errors import PlanError
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
-from flexnn_ncnn.options import KERNELS
-from flexnn_ncnn.plan import MODES, TRANSFORMED_OFFSET_BYTES, Part, Placement, Plan, Slab, Step, WeightPiece
-from flexnn_ncnn.storage import PAGE_CACHES
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, BlobLayout
+from flexnn_ncnn.records.options import KERNELS
+from flexnn_ncnn.records.plan import MODES, TRANSFORMED_OFFSET_BYTES, Part, Placement, Plan, Slab, Step, WeightPiece
+from flexnn_ncnn.records.storage import PAGE_CACHES
 
 __all__ = ["validate_plan"]
 

@@ -1,1 +1,1 @@
-"""Measuring a model layer by layer: `flexnn_ncnn.profiler` is the way in."""
+"""Measuring a model layer by layer: `flexnn_ncnn.profiling.profiler` is the way in."""

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import KERNELS, RunOptions
-from flexnn_ncnn.plan import Part, Slab
 from flexnn_ncnn.profiling.facts import ProfileLimits
 from flexnn_ncnn.profiling.pool import BlobPool
 from flexnn_ncnn.profiling.scratch import ScratchRegion
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import KERNELS, RunOptions
+from flexnn_ncnn.records.plan import Part, Slab
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.memory.blob_memory import LIST_MODES, Blob, output_mat
 from flexnn_ncnn.runtime.slabs import forward_slabs, slab_views
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 
@@ -96,7 +96,7 @@ class PartRun:
         bench: what measurements share.
         layer: for its type and name.
         part: what to load.
-        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS`.
 
     Attributes:
         part: what to load.
@@ -128,7 +128,7 @@ def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat
 
     Args:
         loaded: the layer.
-        mode: see `flexnn_ncnn.plan.Step`; one in which it writes to memory.
+        mode: see `flexnn_ncnn.records.plan.Step`; one in which it writes to memory.
         bottoms: its inputs; of a layer that works in place it may be the output's own Mat.
         blobs: its outputs.
     """

@@ -8,10 +8,10 @@ from typing import Any
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.profiling.bench import Bench
+from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob
+from flexnn_ncnn.runtime.memory.blob_memory import Blob
 from param_tools.graph import Layer, Model
 
 __all__ = ["LiveBlobs"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.assemble import layer_part
+from flexnn_ncnn.preparing.assemble import layer_part
 from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, Sample, Span
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import PartTarget
 from flexnn_ncnn.runtime.gather import gathered_rows
+from flexnn_ncnn.runtime.memory.blob_memory import PartTarget
 
 __all__ = ["Computed", "compute_layer"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from flexnn_ncnn.assemble import slab_windows
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, Points, RowWindow, SlabCost
+from flexnn_ncnn.preparing.assemble import slab_windows
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, PartMemory, Sample
 from flexnn_ncnn.profiling.fit import lasting, line, spread
 from flexnn_ncnn.profiling.timing import Timings
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear, Points, RowWindow, SlabCost
 from param_tools.graph import Layer
 
 __all__ = ["layer_profile", "read_seconds_per_byte"]

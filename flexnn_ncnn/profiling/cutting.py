@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexnn_ncnn.assemble import layer_slabs, slab_windows, streaming_axis
-from flexnn_ncnn.layout import WIDEST_ELEMPACK, BlobLayout, align_up
-from flexnn_ncnn.plan import Slab
+from flexnn_ncnn.preparing.assemble import layer_slabs, slab_windows, streaming_axis
 from flexnn_ncnn.profiling.facts import Span
+from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, BlobLayout, align_up
+from flexnn_ncnn.records.plan import Slab
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 from param_tools.schema import int_params
@@ -102,7 +102,7 @@ def slab_sizes(layer: Layer, bottom: BlobLayout, kernel: str, run_peak_bytes: in
     Args:
         layer: the layer.
         bottom: layout of its input as it wants it.
-        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS`.
         run_peak_bytes: its workspace if computed at once.
     """
     windows = slab_windows(layer, bottom)

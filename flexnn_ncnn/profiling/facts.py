@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.profile import Linear
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.profile import Linear
 from param_tools.graph import Layer
 from param_tools.slicing.rule import Axis
 
@@ -34,7 +34,7 @@ class ProfileLimits:
 
 @dataclass(frozen=True, slots=True)
 class PartMemory:
-    """What a part of a layer holds with one kernel, in bytes; as in `flexnn_ncnn.profile.KernelCost`.
+    """What a part of a layer holds with one kernel, in bytes; as in `flexnn_ncnn.records.profile.KernelCost`.
 
     Attributes:
         units: output units it computes.
@@ -68,10 +68,10 @@ class KernelFacts:
     """One way to compute a layer, as far as it does not change from call to call.
 
     Attributes:
-        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS`.
         reads_raw: the raw weights are used after loading.
         parts: parts that were tried, from the smallest to the largest.
-        events: what the largest allocates and releases while it computes, see `flexnn_ncnn.profile.KernelCost`.
+        events: what the largest allocates and releases while it computes, see `flexnn_ncnn.records.profile.KernelCost`.
         slabs: from the fewest rows to the most; none where they gain nothing.
         slab_granularity: slabs are cut at multiples of this many rows.
         load_seconds: where an earlier profile tells it.
@@ -93,7 +93,7 @@ class LayerFacts:
     Attributes:
         index: its index in the model file.
         layer: the layer.
-        mode: how its outputs come to be, see `flexnn_ncnn.plan.Step`.
+        mode: how its outputs come to be, see `flexnn_ncnn.records.plan.Step`.
         input_layouts: how it wants its inputs.
         output_layouts: how it leaves its outputs.
         raw_bytes: weights as they lie in the file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-from flexnn_ncnn.profile import Linear
+from flexnn_ncnn.records.profile import Linear
 
 __all__ = ["lasting", "line", "spread"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.runtime.memory import process_memory
 
 __all__ = ["used_bytes"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flexnn_ncnn.assemble import slab_windows
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.preparing.assemble import slab_windows
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
 from param_tools.graph import Layer
 from param_tools.schema import int_params
 

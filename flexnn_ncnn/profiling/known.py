@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from flexnn_ncnn.profile import KernelCost, ModelProfile
+from flexnn_ncnn.records.profile import KernelCost, ModelProfile
 from param_tools.graph import Layer
 from param_tools.slicing.rule import Axis
 

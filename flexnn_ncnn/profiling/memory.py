@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import layer_part, unpadded
-from flexnn_ncnn.plan import Slab
-from flexnn_ncnn.profile import KernelCost
+from flexnn_ncnn.preparing.assemble import layer_part, unpadded
 from flexnn_ncnn.profiling.bench import Bench, PartRun, own_arrays, run_into
 from flexnn_ncnn.profiling.cutting import part_layouts, slab_granularity, slab_sizes
 from flexnn_ncnn.profiling.facts import KernelFacts, PartMemory, SlabFacts, Span
 from flexnn_ncnn.profiling.heap_use import used_bytes
 from flexnn_ncnn.profiling.outputs import Outputs
-from flexnn_ncnn.runtime import heap, native, process_memory
+from flexnn_ncnn.records.plan import Slab
+from flexnn_ncnn.records.profile import KernelCost
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.memory import heap, process_memory
 from param_tools.graph import Layer
 from param_tools.slicing.rule import Axis
 
@@ -61,7 +62,7 @@ def measure_kernel(
     Args:
         bench: what measurements share.
         subject: the layer.
-        kernel: a name in `flexnn_ncnn.options.KERNELS`.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS`.
         whole: the large part.
         small_units: units of the small one, 0 for none.
         known: what an earlier profile tells of loading it, which is not measured again.

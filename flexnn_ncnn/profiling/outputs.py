@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexnn_ncnn.errors import ProfileError
-from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.profiling.bench import run_into
+from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob
+from flexnn_ncnn.runtime.memory.blob_memory import LIST_MODES, Blob
 from param_tools.shapes import BlobShape
 
 __all__ = ["Outputs", "discover_outputs"]
@@ -26,7 +26,7 @@ class Outputs:
     """How a layer leaves its outputs.
 
     Attributes:
-        mode: see `flexnn_ncnn.plan.Step`.
+        mode: see `flexnn_ncnn.records.plan.Step`.
         layouts: how they lie in memory.
     """
 

@@ -6,10 +6,10 @@ import mmap
 import weakref
 from bisect import insort
 
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout, align_up
 from flexnn_ncnn.profiling.address_space import AddressSpace
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, BlobLayout, align_up
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob
+from flexnn_ncnn.runtime.memory.blob_memory import Blob
 
 __all__ = ["BlobPool"]
 

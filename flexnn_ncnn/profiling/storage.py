@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flexnn_ncnn.layout import align_up
-from flexnn_ncnn.profile import StorageProfile
+from flexnn_ncnn.records.layout import align_up
+from flexnn_ncnn.records.profile import StorageProfile
 
 __all__ = ["measure_storage"]
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import layer_part
 from flexnn_ncnn.errors import ProfileError
-from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.preparing.assemble import layer_part
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.compute import Computed, compute_layer
@@ -21,6 +20,7 @@ from flexnn_ncnn.profiling.kernels import candidate_kernels
 from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.profiling.memory import Subject, measure_kernel
 from flexnn_ncnn.profiling.outputs import Outputs, discover_outputs
+from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.runtime import native
 from param_tools.graph import Layer
 from param_tools.shapes import BlobShape, infer_shapes

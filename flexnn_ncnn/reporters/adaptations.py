@@ -13,7 +13,7 @@ from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_bytes
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.adaptation import Adaptation, Phase, Sample
+    from flexnn_ncnn.measuring.adaptation import Adaptation, Phase, Sample
 
 __all__ = ["plot_adaptation", "write_adaptation"]
 

@@ -11,7 +11,7 @@ from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_bytes
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.benchmark import Benchmark, Measured
+    from flexnn_ncnn.measuring.benchmark import Benchmark, Measured
 
 __all__ = ["write_benchmark", "write_csv"]
 

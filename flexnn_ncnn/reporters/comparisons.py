@@ -10,7 +10,7 @@ from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_bytes
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.comparison import Comparison
+    from flexnn_ncnn.measuring.comparison import Comparison
 
 __all__ = ["write_comparison"]
 

@@ -8,7 +8,7 @@ from typing import TextIO
 from flexnn_ncnn.device.cpus import CpuGroup
 from flexnn_ncnn.device.doctor import DeviceReport, Memory, NcnnFacts
 from flexnn_ncnn.device.storage import StorageSpeed
-from flexnn_ncnn.machine import Machine
+from flexnn_ncnn.records.machine import Machine
 from flexnn_ncnn.reporters.escape import printable
 from flexnn_ncnn.units import format_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.machine_load import MachineLoad
+    from flexnn_ncnn.measuring.machine_load import MachineLoad
 
 __all__ = ["write_machine_load"]
 

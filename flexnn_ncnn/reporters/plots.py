@@ -13,9 +13,9 @@ from flexnn_ncnn.units import format_bytes
 from param_tools.model_io import atomic_write
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.forecast import SweepPoint
-    from flexnn_ncnn.memory_map import MapBlob, MemoryMap
-    from flexnn_ncnn.scheduling import StockPoint
+    from flexnn_ncnn.scheduling.forecast import SweepPoint
+    from flexnn_ncnn.scheduling.memory_map import MapBlob, MemoryMap
+    from flexnn_ncnn.scheduling.scheduler import StockPoint
 
 __all__ = [
     "BUDGET_COLOUR",

@@ -10,7 +10,7 @@ from flexnn_ncnn.scores import OutputSummary, Score
 from flexnn_ncnn.units import format_bytes
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.running import RunReport
+    from flexnn_ncnn.measuring.running import RunReport
 
 __all__ = ["write_run"]
 

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from flexnn_ncnn.building.build import BuiltWheel
 from flexnn_ncnn.building.install import Installed, RuntimeInfo
-from flexnn_ncnn.capabilities import CAPABILITY_EFFECTS
+from flexnn_ncnn.records.capabilities import CAPABILITY_EFFECTS
 from flexnn_ncnn.reporters.escape import printable
 
 __all__ = ["write_info", "write_installed", "write_wheel"]

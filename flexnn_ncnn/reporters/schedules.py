@@ -10,11 +10,11 @@ from flexnn_ncnn.reporters.tables import write_table
 from flexnn_ncnn.units import format_budget, format_bytes
 
 if TYPE_CHECKING:
-    from flexnn_ncnn.explain import Explanation
-    from flexnn_ncnn.forecast import Smallest, SweepPoint
-    from flexnn_ncnn.profile import StorageProfile
-    from flexnn_ncnn.profile_summary import LayerSummary, ProfileSummary
-    from flexnn_ncnn.scheduling import StockPoint
+    from flexnn_ncnn.records.profile import StorageProfile
+    from flexnn_ncnn.scheduling.explain import Explanation
+    from flexnn_ncnn.scheduling.forecast import Smallest, SweepPoint
+    from flexnn_ncnn.scheduling.profile_summary import LayerSummary, ProfileSummary
+    from flexnn_ncnn.scheduling.scheduler import StockPoint
 
 __all__ = ["write_profile_summary", "write_schedule", "write_smallest", "write_sweep"]
 

@@ -7,12 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from flexnn_ncnn.plan import Part, Plan, Stage, Step
-from flexnn_ncnn.runtime import heap
-from flexnn_ncnn.runtime.makers import Makers
-from flexnn_ncnn.runtime.process_memory import resident_bytes
-from flexnn_ncnn.runtime.resident import LayerKey, ResidentLayers, resident_key, resident_parts
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.records.plan import Part, Plan, Stage, Step
+from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.process_memory import resident_bytes
+from flexnn_ncnn.runtime.weights.makers import Makers
+from flexnn_ncnn.runtime.weights.resident import LayerKey, ResidentLayers, resident_key, resident_parts
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 
 __all__ = ["SLACK_BYTES", "LoadAhead", "most_bytes"]
 

@@ -11,18 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import ModelChangedError
-from flexnn_ncnn.plan import Part, Plan, Stage, Step
-from flexnn_ncnn.runtime import heap, native
-from flexnn_ncnn.runtime.blob_memory import LIST_MODES, Blob, output_mat
-from flexnn_ncnn.runtime.file_watch import FileWatch
+from flexnn_ncnn.records.plan import Part, Plan, Stage, Step
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.inputs import checked_inputs
 from flexnn_ncnn.runtime.interrupts import deferred_signals
-from flexnn_ncnn.runtime.makers import Maker, Makers
-from flexnn_ncnn.runtime.origin import serves
-from flexnn_ncnn.runtime.pages import release_pages
-from flexnn_ncnn.runtime.resident import ResidentLayers, resident_key, resident_keys
-from flexnn_ncnn.runtime.returns import arena_pages, returning
+from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.memory.pages import release_pages
+from flexnn_ncnn.runtime.memory.returns import arena_pages, returning
 from flexnn_ncnn.runtime.slabs import forward_chain
 from flexnn_ncnn.runtime.step_actions import (
     Action,
@@ -33,9 +30,13 @@ from flexnn_ncnn.runtime.step_actions import (
     parts_action,
     split_action,
 )
-from flexnn_ncnn.runtime.streaming import Streaming
 from flexnn_ncnn.runtime.trace import Trace
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.runtime.weights.file_watch import FileWatch
+from flexnn_ncnn.runtime.weights.makers import Maker, Makers
+from flexnn_ncnn.runtime.weights.origin import serves
+from flexnn_ncnn.runtime.weights.resident import ResidentLayers, resident_key, resident_keys
+from flexnn_ncnn.runtime.weights.streaming import Streaming
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 
 __all__ = ["Executor"]
 

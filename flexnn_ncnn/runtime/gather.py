@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.plan import Part
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.records.plan import Part
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 
 __all__ = ["gathered_rows"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.records.layout import BlobLayout
 
 __all__ = ["checked_inputs"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.plan import Slab, Stage
+from flexnn_ncnn.records.plan import Slab, Stage
 from flexnn_ncnn.runtime import native
 
 __all__ = ["SlabViews", "forward_chain", "forward_slabs", "slab_views"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flexnn_ncnn.plan import Step
+from flexnn_ncnn.records.plan import Step
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob, PartTarget
+from flexnn_ncnn.runtime.memory.blob_memory import Blob, PartTarget
 from flexnn_ncnn.runtime.slabs import SlabViews, forward_slabs, slab_views
 
 __all__ = ["Action", "Mats", "Run", "joined_action", "overlay_action", "parts_action", "split_action"]

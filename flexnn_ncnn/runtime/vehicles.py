@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from flexnn_ncnn.memory_limits import MemoryLimits
-from flexnn_ncnn.plan import Plan
-from flexnn_ncnn.runtime import heap, native
+from flexnn_ncnn.records.plan import Plan
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.inputs import checked_inputs
-from flexnn_ncnn.runtime.resident import ResidentLayers
+from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.memory_limits import MemoryLimits
 from flexnn_ncnn.runtime.trace import Trace
+from flexnn_ncnn.runtime.weights.resident import ResidentLayers
 
 __all__ = ["StockVehicle", "Vehicle", "open_plan"]
 

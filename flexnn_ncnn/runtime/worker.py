@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.formats import read_plan
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.runtime import heap, native
-from flexnn_ncnn.runtime.process_memory import GrowthMeter
+from flexnn_ncnn.records.formats import read_plan
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.process_memory import GrowthMeter
 from flexnn_ncnn.runtime.serving import Progress, serve
 from flexnn_ncnn.runtime.vehicles import open_plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexnn_ncnn.input_spec import InputSpec
+from flexnn_ncnn.records.input_spec import InputSpec
 
 __all__ = ["GeneratedSource", "ImageSpec", "InputSpec", "PackageSource", "Source", "ZooEntry"]
 

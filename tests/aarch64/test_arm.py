@@ -23,9 +23,10 @@ from flexnn_ncnn import zoo
 from flexnn_ncnn.bundles import open_bundle
 from flexnn_ncnn.bundles.adoption import adopt_plan, bundle_request
 from flexnn_ncnn.cli.main import main
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.preparation import PlanCache, Request, prepare
-from flexnn_ncnn.runtime import heap, native, process_memory
+from flexnn_ncnn.preparing.preparation import PlanCache, Request, prepare
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.memory import heap, process_memory
 from flexnn_ncnn.runtime.vehicles import open_plan
 from flexnn_ncnn.zoo.registry import entry
 from param_tools.convert import convert_weights

@@ -17,8 +17,8 @@ from eval.peers.setups import PEERS
 from eval.published import budgets_bytes, published_model
 from eval.results import Results
 from flexnn_ncnn import zoo
-from flexnn_ncnn.contestants import CONFIGS
 from flexnn_ncnn.errors import InputError, UsageError
+from flexnn_ncnn.measuring.contestants import CONFIGS
 from param_tools.errors import FlexnnError
 
 MACHINE = {"fingerprint": "f" * 16, "cpus": 2}

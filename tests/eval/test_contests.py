@@ -19,10 +19,10 @@ from eval.measuring import measure
 from eval.models import model_files
 from eval.peers.setups import PEERS, peer_entry
 from flexnn_ncnn.children import saved_arrays
-from flexnn_ncnn.contestants import Contestants
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.preparation import Request
+from flexnn_ncnn.measuring.contestants import Contestants
+from flexnn_ncnn.preparing.preparation import Request
+from flexnn_ncnn.records.options import RunOptions
 from tests.integration import tiny_models
 
 

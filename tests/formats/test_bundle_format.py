@@ -16,7 +16,7 @@ from flexnn_ncnn.bundles import open_bundle
 from flexnn_ncnn.bundles.archive import pack, unpack
 from flexnn_ncnn.bundles.manifest import FILES, MANIFEST, FileEntry, Manifest, read_manifest
 from flexnn_ncnn.errors import BundleError
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from param_tools.errors import FlexnnError, FormatVersionError
 from tests.bundles import CONTENTS, contents_of, write_bundle
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import FlexnnError, PlanError, ProfileError
-from flexnn_ncnn.exchange import from_flexnn_profile, to_flexnn_plan, to_flexnn_profile
 from flexnn_ncnn.interop.plan_files import read_flexnn_plan, write_flexnn_plan
 from flexnn_ncnn.interop.profile_files import read_flexnn_profile, write_flexnn_profile
 from flexnn_ncnn.interop.records import (
@@ -24,6 +23,7 @@ from flexnn_ncnn.interop.records import (
     predicted_seconds,
 )
 from flexnn_ncnn.planning.planner import schedule, workload
+from flexnn_ncnn.scheduling.exchange import from_flexnn_profile, to_flexnn_plan, to_flexnn_profile
 from tests.examples import examples
 from tests.unit import profiles
 from tests.unit.small_profiles import BASE_BYTES, small_profile, small_workload

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexnn_ncnn import plan as plan_records
-from flexnn_ncnn import profile as profile_records
 from flexnn_ncnn.errors import PlanError, ProfileError
-from flexnn_ncnn.formats import read_plan, read_profile, write_plan, write_profile
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.machine import Machine, this_machine
-from flexnn_ncnn.options import KERNELS, RunOptions
-from flexnn_ncnn.profile import ModelProfile, Points, RowWindow, SlabCost, StorageProfile
+from flexnn_ncnn.records import plan as plan_records
+from flexnn_ncnn.records import profile as profile_records
+from flexnn_ncnn.records.formats import read_plan, read_profile, write_plan, write_profile
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.machine import Machine, this_machine
+from flexnn_ncnn.records.options import KERNELS, RunOptions
+from flexnn_ncnn.records.profile import ModelProfile, Points, RowWindow, SlabCost, StorageProfile
 from param_tools.errors import FlexnnError, FormatVersionError
 from tests.examples import examples
 from tests.unit import plans, profiles

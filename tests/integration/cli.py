@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from flexnn_ncnn.cli.main import main
-from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.runtime.memory import process_memory
 
 __all__ = ["Done", "flexnn", "flexnn_here"]
 

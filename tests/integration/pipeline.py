@@ -13,16 +13,16 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.assemble import assemble_plan
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.plan import Plan, Step
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import Workload, schedule, schedule_of, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
-from flexnn_ncnn.profile import LayerProfile, ModelProfile
-from flexnn_ncnn.profiler import ProfileLimits, profile_model
+from flexnn_ncnn.preparing.assemble import assemble_plan
 from flexnn_ncnn.profiling import cutting
+from flexnn_ncnn.profiling.profiler import ProfileLimits, profile_model
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.plan import Plan, Step
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.encoding import Encoding

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from flexnn_ncnn import children, preparation_worker, trials
+from flexnn_ncnn import children
 from flexnn_ncnn.planning.planner import stock_forecast
+from flexnn_ncnn.preparing import preparation_worker, trials
 
 __all__ = ["plans_made_here"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexnn_ncnn.adaptation import Sample, adapt_model
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.preparation import Request
+from flexnn_ncnn.measuring.adaptation import Sample, adapt_model
+from flexnn_ncnn.preparing.preparation import Request
+from flexnn_ncnn.records.options import RunOptions
 from tests.integration.cli import flexnn, flexnn_here
 
 BUDGETS = (5_000_000, 9_000_000, 60_000_000, 5_000_000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob, aligned_bytes
+from flexnn_ncnn.runtime.memory.blob_memory import Blob, aligned_bytes
 
 pytestmark = pytest.mark.patched
 

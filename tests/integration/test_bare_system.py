@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexnn_ncnn import preparation_worker, zoo
+from flexnn_ncnn import zoo
 from flexnn_ncnn.errors import BudgetError, ProfileError
-from flexnn_ncnn.machine import this_machine
-from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.planner import workload
-from flexnn_ncnn.profiler import profile_model
-from flexnn_ncnn.runtime import process_memory
-from flexnn_ncnn.trials import Trials
+from flexnn_ncnn.preparing import preparation_worker
+from flexnn_ncnn.preparing.trials import Trials
+from flexnn_ncnn.profiling.profiler import profile_model
+from flexnn_ncnn.records.machine import this_machine
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.runtime.memory import process_memory
 from param_tools.model_io import open_model
 from tests.integration.cli import ROOT
 from tests.integration.tiny_models import classifier
@@ -116,7 +117,7 @@ def test_where_no_peak_can_be_trusted_a_plan_keeps_room_and_is_not_tried(
     param = classifier(tmp_path)
     inputs = {"in0": np.zeros((3, 32, 32), np.float32)}
     monkeypatch.setattr(process_memory, "is_emulated", lambda: True)
-    monkeypatch.setattr("flexnn_ncnn.trials.Worker", None)
+    monkeypatch.setattr("flexnn_ncnn.preparing.trials.Worker", None)
     assert not process_memory.peak_is_exact()
     with open_model(param, param.with_suffix(".bin")) as model:
         work = workload(profile_model(model, "model", this_machine("1.0"), inputs, RunOptions()))

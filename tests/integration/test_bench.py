@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexnn_ncnn.assemble import assemble_plan
-from flexnn_ncnn.benchmark import benchmark
 from flexnn_ncnn.cli.bench import bench
-from flexnn_ncnn.contestants import CONFIGS
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.measuring.benchmark import benchmark
+from flexnn_ncnn.measuring.contestants import CONFIGS
 from flexnn_ncnn.planning.ablation import (
     without_kernel_choice,
     without_memory_plan,
@@ -25,8 +23,10 @@ from flexnn_ncnn.planning.ablation import (
 from flexnn_ncnn.planning.on_demand import on_demand
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
-from flexnn_ncnn.preparation import Request
-from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.preparing.assemble import assemble_plan
+from flexnn_ncnn.preparing.preparation import Request
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.runtime.memory import heap
 from tests.integration import tiny_models
 from tests.integration.cli import flexnn, flexnn_here
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared

@@ -16,8 +16,8 @@ from flexnn_ncnn.bundles import making, open_bundle
 from flexnn_ncnn.bundles.adoption import adopt_plan, bundle_request, difference
 from flexnn_ncnn.bundles.manifest import MANIFEST, read_manifest, write_manifest
 from flexnn_ncnn.device import here
-from flexnn_ncnn.formats import read_plan, read_profile, write_profile
-from flexnn_ncnn.preparation import prepare
+from flexnn_ncnn.preparing.preparation import prepare
+from flexnn_ncnn.records.formats import read_plan, read_profile, write_profile
 from tests.integration import tiny_models
 from tests.integration.cli import Done, flexnn, flexnn_here
 from tests.integration.quick_plans import plans_made_here

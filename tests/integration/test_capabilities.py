@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import ncnn
 
-from flexnn_ncnn.capabilities import CAPABILITY_EFFECTS, STOCK, Capabilities
+from flexnn_ncnn.records.capabilities import CAPABILITY_EFFECTS, STOCK, Capabilities
 from flexnn_ncnn.runtime import native
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flexnn_ncnn import comparison
 from flexnn_ncnn.cli.main import main
-from flexnn_ncnn.comparison import Comparison, Measured, MeasuredFlexnn
 from flexnn_ncnn.errors import BudgetExceededError, MismatchError
-from flexnn_ncnn.formats import read_plan, write_plan
-from flexnn_ncnn.machine_load import MachineLoad
+from flexnn_ncnn.measuring import comparison
+from flexnn_ncnn.measuring.comparison import Comparison, Measured, MeasuredFlexnn
+from flexnn_ncnn.measuring.machine_load import MachineLoad
+from flexnn_ncnn.records.formats import read_plan, write_plan
 from tests.integration import tiny_models
 from tests.integration.cli import flexnn, flexnn_here
 from tests.integration.quick_plans import plans_made_here

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flexnn_ncnn.runtime import disk_reads
-from flexnn_ncnn.runtime.disk_reads import KernelReads, Read, Reads, ThreadReads, open_reads, read_now
-from flexnn_ncnn.runtime.pages import anonymous_pages
+from flexnn_ncnn.runtime.memory.pages import anonymous_pages
+from flexnn_ncnn.runtime.weights import disk_reads
+from flexnn_ncnn.runtime.weights.disk_reads import KernelReads, Read, Reads, ThreadReads, open_reads, read_now
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PAGES = 300

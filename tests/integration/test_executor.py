@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.returns import free_ranges
+from flexnn_ncnn.runtime.memory.returns import free_ranges
 from param_tools.encoding import Encoding
 from param_tools.errors import ModelFormatError
 from param_tools.model_io import read_param

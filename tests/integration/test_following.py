@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import flexnn_ncnn
-from flexnn_ncnn import following, memory_limits
-from flexnn_ncnn.auto_budget import AutoBudget
 from flexnn_ncnn.errors import BudgetError, UsageError
-from flexnn_ncnn.following import Follower, held_bytes
-from flexnn_ncnn.memory_limits import MemoryState
+from flexnn_ncnn.runtime.memory import memory_limits
+from flexnn_ncnn.runtime.memory.memory_limits import MemoryState
+from flexnn_ncnn.sessions import following
+from flexnn_ncnn.sessions.auto_budget import AutoBudget
+from flexnn_ncnn.sessions.following import Follower, held_bytes
 
 MB = 10**6
 LIMIT = 64 * MB  # which keeps 4 MB in reserve

@@ -12,10 +12,10 @@ import ncnn
 import numpy as np
 import pytest
 
-from flexnn_ncnn.layout import BlobLayout, part_view
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.layout import BlobLayout, part_view
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob
+from flexnn_ncnn.runtime.memory.blob_memory import Blob
 from tests.integration.pipeline import Array, feed
 from tests.property.slicing_stock import model_of, write_random
 
@@ -47,9 +47,11 @@ def convolution(
 
 
 def run_child(code: str) -> subprocess.CompletedProcess[str]:
-    prelude = (
-        "import ncnn, numpy as np; from flexnn_ncnn.runtime import native; from flexnn_ncnn.options import RunOptions\n"
-    )
+    prelude = """
+import ncnn, numpy as np
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.runtime import native
+"""
     return subprocess.run(
         [sys.executable, "-c", prelude + textwrap.dedent(code)],
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
@@ -145,7 +147,7 @@ def test_a_stock_net_crashes_on_borrowed_memory_and_ours_does_not(tmp_path: Path
 
 def test_a_dropped_layer_leaks_without_destroy_pipeline_and_ours_does_not() -> None:
     code = """
-        from flexnn_ncnn.runtime.process_memory import resident_bytes
+        from flexnn_ncnn.runtime.memory.process_memory import resident_bytes
         size = 128
         arrays = [np.zeros(size * size if i % 2 == 0 else size, np.float32) for i in range(8)]
         params = lambda: native.make_params([(0, size), (1, 4), (2, size * size)])

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flexnn_ncnn.layout import BlobLayout
+from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.runtime import native
-from flexnn_ncnn.runtime.blob_memory import Blob
-from flexnn_ncnn.runtime.pages import SMALLEST_RELEASE_BYTES, anonymous_pages, release_pages
+from flexnn_ncnn.runtime.memory.blob_memory import Blob
+from flexnn_ncnn.runtime.memory.pages import SMALLEST_RELEASE_BYTES, anonymous_pages, release_pages
 
 LARGE = BlobLayout(dims=3, w=100, h=100, d=1, c=128, elemsize=4, elempack=1)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 
 pytestmark = pytest.mark.patched
@@ -196,7 +196,7 @@ def test_other_threads_run_while_a_layer_loads_or_computes(call: str) -> None:
 ATTENTION = """
 import sys
 import ncnn, numpy as np
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 
 class Counting(ncnn.PoolAllocator):

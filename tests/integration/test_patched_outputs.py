@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 from param_tools.model_io import read_param
 from tests.property.slicing_stock import write_random
@@ -32,7 +32,7 @@ ROUNDING = 1e-5
 RUN = """
 import sys
 import numpy as np
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 
 param, weights, image, result, kernel, options = sys.argv[1:]

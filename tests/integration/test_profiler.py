@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn.errors import InputError, ProfileError
-from flexnn_ncnn.options import KERNELS, RunOptions
 from flexnn_ncnn.planning.arena import place
 from flexnn_ncnn.planning.problem import blob_problem, live_bytes
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear
-from flexnn_ncnn.profiler import profile_model
 from flexnn_ncnn.profiling.known import KnownLoads
-from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.profiling.profiler import profile_model
+from flexnn_ncnn.records.options import KERNELS, RunOptions
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear
+from flexnn_ncnn.runtime.memory import process_memory
 from param_tools.model_io import open_model, read_param
 from param_tools.slicing.rule import Axis
 from tests.integration.pipeline import Array, Prepared, feed, prepared, prepared_files

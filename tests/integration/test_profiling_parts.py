@@ -15,8 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.profiling import memory, storage
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.blobs import LiveBlobs
@@ -30,6 +28,8 @@ from flexnn_ncnn.profiling.pool import BlobPool
 from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.profiling.storage import measure_storage
 from flexnn_ncnn.profiling.walk import Walk
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.graph import Layer

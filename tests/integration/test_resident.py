@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.plan import Plan, WeightPiece
+from flexnn_ncnn.records.plan import Plan, WeightPiece
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.advance import LoadAhead, most_bytes
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.process_memory import GrowthMeter, peak_is_exact
-from flexnn_ncnn.runtime.resident import ResidentLayers, resident_keys, resident_parts
+from flexnn_ncnn.runtime.memory.process_memory import GrowthMeter, peak_is_exact
 from flexnn_ncnn.runtime.vehicles import StockVehicle, open_plan
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.runtime.weights.resident import ResidentLayers, resident_keys, resident_parts
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from tests.integration import tiny_models
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared, prepared_files
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flexnn_ncnn.measuring.running import RunReport
 from flexnn_ncnn.reporters.runs import write_run
-from flexnn_ncnn.running import RunReport
 from flexnn_ncnn.scores import summarise
 from tests.integration import tiny_models
 from tests.integration.cli import ROOT, flexnn, flexnn_here
@@ -163,8 +163,15 @@ def test_a_cached_plan_runs_without_planner_profiler_and_networkx(tmp_path: Path
     loaded()
     modules = loaded()
     assert {"ncnn", "numpy", "click", "flexnn_ncnn.runtime.executor"} <= modules
-    unwanted = ("networkx", "rich", "matplotlib", "PIL", "flexnn_ncnn.planning.planner", "flexnn_ncnn.profiler")
-    unwanted += ("flexnn_ncnn.assemble", "flexnn_ncnn.trials")
+    unwanted = (
+        "networkx",
+        "rich",
+        "matplotlib",
+        "PIL",
+        "flexnn_ncnn.planning.planner",
+        "flexnn_ncnn.profiling.profiler",
+    )
+    unwanted += ("flexnn_ncnn.preparing.assemble", "flexnn_ncnn.preparing.trials")
     assert modules.isdisjoint(unwanted)
 
 

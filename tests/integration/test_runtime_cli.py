@@ -12,8 +12,8 @@ import pytest
 
 from flexnn_ncnn.building.build import BuiltWheel
 from flexnn_ncnn.building.install import Installed
-from flexnn_ncnn.capabilities import CAPABILITY_EFFECTS, Capabilities
 from flexnn_ncnn.cli.main import main
+from flexnn_ncnn.records.capabilities import CAPABILITY_EFFECTS, Capabilities
 from flexnn_ncnn.reporters.runtime import write_installed, write_wheel
 from flexnn_ncnn.runtime import native
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from flexnn_ncnn.cli.main import main
-from flexnn_ncnn.formats import read_plan, read_profile, write_profile
 from flexnn_ncnn.interop.plan_files import read_flexnn_plan
 from flexnn_ncnn.interop.profile_files import read_flexnn_profile
+from flexnn_ncnn.records.formats import read_plan, read_profile, write_profile
 from tests.integration import tiny_models
 
 

@@ -12,8 +12,8 @@ import pytest
 import flexnn_ncnn
 from flexnn_ncnn import zoo
 from flexnn_ncnn.errors import BudgetError, FlexnnError, InputError, PlanError, SizeError, UsageError
-from flexnn_ncnn.formats import read_profile
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.formats import read_profile
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime.native import StockNet
 from param_tools.errors import ModelFormatError
 from param_tools.model_io import read_param

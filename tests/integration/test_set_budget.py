@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import flexnn_ncnn
-from flexnn_ncnn import active_plan, changing
 from flexnn_ncnn.errors import BudgetError, PlanError, SizeError, UsageError
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime.advance import LoadAhead
 from flexnn_ncnn.runtime.native import StockNet, mat_to_array
+from flexnn_ncnn.sessions import active_plan, changing
 from tests.integration.quick_plans import plans_made_here
 
 SMALL, MIDDLE, LARGE = 5_000_000, 9_000_000, 60_000_000  # nothing stays, some weights stay, stock ncnn

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import flexnn_ncnn
-from flexnn_ncnn.capabilities import STOCK
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.planner import workload
+from flexnn_ncnn.records.capabilities import STOCK
+from flexnn_ncnn.records.plan import Plan
+from flexnn_ncnn.records.storage import Storage
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.storage import Storage
 from param_tools.errors import ModelFormatError
 from tests.integration import tiny_models
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import PlanError
-from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
-from flexnn_ncnn.runtime import direct_stream
-from flexnn_ncnn.runtime.direct_stream import DirectStream, largest_load_bytes
-from flexnn_ncnn.runtime.streams import Load, MappedStream, Stream, open_stream
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
+from flexnn_ncnn.runtime.weights import direct_stream
+from flexnn_ncnn.runtime.weights.direct_stream import DirectStream, largest_load_bytes
+from flexnn_ncnn.runtime.weights.streams import Load, MappedStream, Stream, open_stream
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from param_tools.errors import ModelFormatError
 from tests.examples import examples
 
@@ -95,7 +95,7 @@ def stream(request: pytest.FixtureRequest, source: WeightSource, monkeypatch: py
         made = DirectStream(source, LOADS, 10 * least)
     else:
         if request.param == "through threads":
-            monkeypatch.setattr("flexnn_ncnn.runtime.disk_reads._CALLS", {})
+            monkeypatch.setattr("flexnn_ncnn.runtime.weights.disk_reads._CALLS", {})
         if request.param == "fallen back":
             monkeypatch.setattr(direct_stream, "_O_DIRECT", 0)
         made = DirectStream(source, LOADS, least)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn.errors import ModelChangedError
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.plan import TRANSFORMED_OFFSET_BYTES, Plan
 from flexnn_ncnn.planning.choices import choices
+from flexnn_ncnn.preparing.transformed import TransformedFile
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, Plan
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.origin import content_digest, index_path, is_made_from, serves, stamp_of
-from flexnn_ncnn.transformed import TransformedFile
+from flexnn_ncnn.runtime.weights.origin import content_digest, index_path, is_made_from, serves, stamp_of
 from tests.integration.pipeline import Prepared, feed, prepared
 from tests.integration.test_executor import chain
 
@@ -202,7 +202,7 @@ def test_a_file_is_only_read_when_it_may_have_changed(tmp_path: Path, monkeypatc
         read.append(path)
         return "another"
 
-    monkeypatch.setattr("flexnn_ncnn.runtime.origin.content_digest", another)
+    monkeypatch.setattr("flexnn_ncnn.runtime.weights.origin.content_digest", another)
     assert is_made_from(made, weights)
     assert not read
     os.utime(weights, ns=(1, 1))

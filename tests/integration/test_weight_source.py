@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexnn_ncnn.layout import OVERREAD_BYTES
-from flexnn_ncnn.plan import WeightPiece
-from flexnn_ncnn.runtime import weight_source
-from flexnn_ncnn.runtime.weight_source import WeightSource
+from flexnn_ncnn.records.layout import OVERREAD_BYTES
+from flexnn_ncnn.records.plan import WeightPiece
+from flexnn_ncnn.runtime.weights import weight_source
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from param_tools.errors import ModelFormatError
 from tests.examples import examples
 

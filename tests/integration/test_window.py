@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flexnn_ncnn.plan import Plan, WeightPiece
-from flexnn_ncnn.runtime import window as window_module
+from flexnn_ncnn.records.plan import Plan, WeightPiece
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.process_memory import GrowthMeter
-from flexnn_ncnn.runtime.weight_source import WeightSource
-from flexnn_ncnn.runtime.window import Window
+from flexnn_ncnn.runtime.memory.process_memory import GrowthMeter
+from flexnn_ncnn.runtime.weights import window as window_module
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource
+from flexnn_ncnn.runtime.weights.window import Window
 from tests.integration.pipeline import Prepared, assert_close, feed, prepared
 
 COUNT = 4096 * 732  # whole pages

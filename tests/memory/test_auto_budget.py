@@ -27,13 +27,13 @@ import os, sys, time
 from pathlib import Path
 Path(sys.argv[1]).write_text(str(os.getpid()))
 import numpy as np
-import flexnn_ncnn.session
-from flexnn_ncnn import auto_budget
+import flexnn_ncnn.sessions.session
+from flexnn_ncnn.sessions import auto_budget
 auto_budget._SETTLED_SECONDS, auto_budget._LOOK_SECONDS = 1.0, 0.05
 print("idle", flush=True)
 sys.stdin.readline()
 picture = {"in0": np.zeros((3, 16, 16), np.float32)}
-with flexnn_ncnn.session.open_session(sys.argv[2], budget="auto", cache_dir=sys.argv[3]) as session:
+with flexnn_ncnn.sessions.session.open_session(sys.argv[2], budget="auto", cache_dir=sys.argv[3]) as session:
     while True:
         session.run(picture)
         print(session.budget_bytes, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn import zoo
-from flexnn_ncnn.runtime.process_memory import peak_is_exact
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from tests.integration.cli import ROOT, flexnn
 
 # It measures by itself, as a user would: nothing of ours is asked what was held.
@@ -18,7 +18,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
-import flexnn_ncnn.session
+import flexnn_ncnn.sessions.session
 from flexnn_ncnn import zoo
 from flexnn_ncnn.zoo.registry import entry
 
@@ -30,7 +30,7 @@ param, cache, budget_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
 inputs = zoo.sample_input(entry("squeezenet11"))
 idle_bytes = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
-with flexnn_ncnn.session.open_session(param, budget=budget_bytes, cache_dir=cache) as session:
+with flexnn_ncnn.sessions.session.open_session(param, budget=budget_bytes, cache_dir=cache) as session:
     for _ in range(3):
         outputs = session.run(inputs)
     peak_bytes = status("VmHWM") - idle_bytes

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.runtime.memory import heap
 
 ROOT = Path(__file__).resolve().parents[2]
 MB = 1_000_000
@@ -21,9 +21,10 @@ needs_glibc = pytest.mark.skipif(heap._LIBC is None, reason="only glibc has the 
 PRELUDE = """
 import gc, json, sys
 import numpy as np
-from flexnn_ncnn.runtime import heap, native
-from flexnn_ncnn.runtime.process_memory import resident_bytes, peak_bytes, reset_peak
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.memory.process_memory import resident_bytes, peak_bytes, reset_peak
+from flexnn_ncnn.records.options import RunOptions
 
 def layer(channels, kernel="sgemm"):
     weights = np.ones(channels * channels * 9, np.float32)

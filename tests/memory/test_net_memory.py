@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flexnn_ncnn import zoo
-from flexnn_ncnn.runtime.process_memory import peak_is_exact
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from tests.integration import tiny_models
 from tests.integration.cli import ROOT
 from tests.integration.tiny_models import layer, write
@@ -109,7 +109,7 @@ def test_what_is_idle_is_small(folder: Path) -> None:
     child(IDLE, *arguments)  # makes the plan
     found = child(IDLE, *arguments)
     heavy = ("networkx", "click", "rich", "tqdm", "PIL", "hashlib", "asyncio")
-    ours = ("flexnn_ncnn.planning.planner", "flexnn_ncnn.profiler", "flexnn_ncnn.zoo")
+    ours = ("flexnn_ncnn.planning.planner", "flexnn_ncnn.profiling.profiler", "flexnn_ncnn.zoo")
     assert set(found["modules"]).isdisjoint({*heavy, *ours})
     assert found["added_bytes"] <= 10_000_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.runtime.memory import process_memory
 from tests.integration.cli import ROOT
 
 MB = 1_000_000
@@ -17,7 +17,7 @@ CHILD = """
 import json, mmap, sys
 from pathlib import Path
 import numpy as np
-from flexnn_ncnn.runtime import process_memory
+from flexnn_ncnn.runtime.memory import process_memory
 
 if sys.argv[1] == "forgets nothing":
     process_memory._CLEAR_REFS = Path("/proc/self/no such file")

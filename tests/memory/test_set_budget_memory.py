@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn import zoo
-from flexnn_ncnn.runtime.process_memory import peak_is_exact
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from tests.integration.cli import ROOT
 
 # It measures by itself, as a user would: nothing of ours is asked what was held.
 CHILD = """
 import json, os, sys
 from pathlib import Path
-import flexnn_ncnn.session
+import flexnn_ncnn.sessions.session
 from flexnn_ncnn import zoo
 from flexnn_ncnn.zoo.registry import entry
 
@@ -35,7 +35,7 @@ inputs = zoo.sample_input(entry("squeezenet11"))
 phases = []
 idle_bytes = status("VmRSS")
 forget_peak()
-with flexnn_ncnn.session.open_session(param, budget=budgets[0], cache_dir=cache) as session:
+with flexnn_ncnn.sessions.session.open_session(param, budget=budgets[0], cache_dir=cache) as session:
     for budget in budgets:
         forget_peak()
         session.set_budget(budget)

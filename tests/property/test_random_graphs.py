@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from param_tools.encoding import Encoding
 from tests.examples import examples
 from tests.integration.pipeline import assert_close, budgets, prepared

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 
 PLANE = BlobLayout(dims=3, w=4, h=4, d=1, c=16, elemsize=4, elempack=1)
 PACKED = PLANE.with_elempack(4)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.problem import Buffer
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
 NOTHING = Linear(0.0, 0.0)
 VECTOR = BlobLayout(dims=1, w=64, h=1, d=1, c=1, elemsize=4, elempack=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import RunOptions
 from flexnn_ncnn.planning import choices
 from flexnn_ncnn.planning.planner import Workload, workload
-from flexnn_ncnn.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
 
 __all__ = ["BASE_BYTES", "small_profile", "small_workload"]
 

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.plan import Placement
 from flexnn_ncnn.planning.ablation import (
     first_fit,
     without_kernel_choice,
@@ -20,6 +18,8 @@ from flexnn_ncnn.planning.ablation import (
 from flexnn_ncnn.planning.on_demand import on_demand
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.plan import Placement
 from tests.unit import plans
 from tests.unit.small_profiles import BASE_BYTES, small_profile
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.adaptation import Adaptation, Phase, Sample, SwitchCost
 from flexnn_ncnn.errors import BudgetExceededError
-from flexnn_ncnn.machine_load import MachineLoad
+from flexnn_ncnn.measuring.adaptation import Adaptation, Phase, Sample, SwitchCost
+from flexnn_ncnn.measuring.machine_load import MachineLoad
 from flexnn_ncnn.reporters.adaptations import plot_adaptation, write_adaptation
 
 MB = 10**6

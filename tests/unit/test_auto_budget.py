@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.auto_budget import AutoBudget, Situation, budget_for, level_at_most, levels_below, reserve_bytes
-from flexnn_ncnn.memory_limits import MemoryState
+from flexnn_ncnn.runtime.memory.memory_limits import MemoryState
+from flexnn_ncnn.sessions.auto_budget import (
+    AutoBudget,
+    Situation,
+    budget_for,
+    level_at_most,
+    levels_below,
+    reserve_bytes,
+)
 
 MB = 10**6
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexnn_ncnn.capabilities import STOCK
 from flexnn_ncnn.errors import BudgetError, UsageError
 from flexnn_ncnn.planning.planner import Schedule, Workload, read_seconds, schedule, smallest_budget, workload
-from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile
-from flexnn_ncnn.storage import Storage, checked_page_cache
+from flexnn_ncnn.records.capabilities import STOCK
+from flexnn_ncnn.records.profile import LayerProfile, Linear, ModelProfile
+from flexnn_ncnn.records.storage import Storage, checked_page_cache
 from tests.examples import examples
 from tests.unit.profiles import cost, layer, model
 

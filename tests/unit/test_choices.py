@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.layout import BlobLayout
 from flexnn_ncnn.planning.choices import CALL_BYTES, Choice, choices, cut_evenly, part_size, run_peak, undominated
-from flexnn_ncnn.profile import LayerProfile, Linear, Points, SlabCost
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.profile import LayerProfile, Linear, Points, SlabCost
 from tests.unit.profiles import choice, cost, layer
 
 SLABS = SlabCost(

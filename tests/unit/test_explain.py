@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from flexnn_ncnn.explain import Explanation, explain, sentences
-from flexnn_ncnn.forecast import smallest
 from flexnn_ncnn.planning.planner import schedule
+from flexnn_ncnn.scheduling.explain import Explanation, explain, sentences
+from flexnn_ncnn.scheduling.forecast import smallest
 from tests.unit.small_profiles import BASE_BYTES, small_workload
 
 WORK = small_workload()

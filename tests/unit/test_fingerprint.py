@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.fingerprint import machine_fingerprint, model_identity
+from flexnn_ncnn.records.fingerprint import machine_fingerprint, model_identity
 from param_tools.errors import ModelFormatError
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.forecast import (
+from flexnn_ncnn.planning.planner import schedule
+from flexnn_ncnn.scheduling.forecast import (
     fastest,
     layer_forecasts,
     memory_shares,
@@ -12,9 +13,8 @@ from flexnn_ncnn.forecast import (
     sweep_budgets,
     time_shares,
 )
-from flexnn_ncnn.memory_map import memory_map
-from flexnn_ncnn.planning.planner import schedule
-from flexnn_ncnn.profile_summary import summarise_profile
+from flexnn_ncnn.scheduling.memory_map import memory_map
+from flexnn_ncnn.scheduling.profile_summary import summarise_profile
 from tests.unit.small_profiles import BASE_BYTES, small_profile, small_workload
 
 WORK = small_workload()

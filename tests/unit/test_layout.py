@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.layout import BlobLayout, align_up, part_view
+from flexnn_ncnn.records.layout import BlobLayout, align_up, part_view
 
 FLAT = BlobLayout(dims=3, w=5, h=3, d=1, c=32, elemsize=4, elempack=1)
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flexnn_ncnn.plan import WeightPiece
-from flexnn_ncnn.runtime.loader import Load, Loader, SerialLoader, ThreadedLoader
+from flexnn_ncnn.records.plan import WeightPiece
+from flexnn_ncnn.runtime.weights.loader import Load, Loader, SerialLoader, ThreadedLoader
 
 PIECES = ((WeightPiece(0, 1, "fp32"),),)
 KINDS = [SerialLoader, ThreadedLoader]
@@ -249,7 +249,7 @@ LEAVING = """
 import atexit, threading
 atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))  # called after those that follow
 from tests.unit.test_loader import scene
-from flexnn_ncnn.runtime.loader import ThreadedLoader
+from flexnn_ncnn.runtime.weights.loader import ThreadedLoader
 made = scene(3)
 loader = ThreadedLoader(made.loads, made.stream)
 loader.acquire(0)

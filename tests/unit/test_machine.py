@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn.errors import InputError
-from flexnn_ncnn.formats import device_document, read_device
-from flexnn_ncnn.machine import Device, Machine, core_name, this_machine
+from flexnn_ncnn.records.formats import device_document, read_device
+from flexnn_ncnn.records.machine import Device, Machine, core_name, this_machine
 from param_tools.errors import FormatVersionError
 
 X86 = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n\n"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flexnn_ncnn import machine_load
-from flexnn_ncnn.machine_load import LoadMeter, MachineLoad, running_now
+from flexnn_ncnn.measuring import machine_load
+from flexnn_ncnn.measuring.machine_load import LoadMeter, MachineLoad, running_now
 from flexnn_ncnn.reporters.machine import write_machine_load
 
 

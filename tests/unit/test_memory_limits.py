@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.memory_limits import MemoryLimits, MemoryState
+from flexnn_ncnn.runtime.memory.memory_limits import MemoryLimits, MemoryState
 
 MB = 10**6
 MEMINFO = (

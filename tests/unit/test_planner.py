@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, stock_forecast, without_releases, workload
-from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile, RowWindow
+from flexnn_ncnn.records.profile import LayerProfile, Linear, ModelProfile, RowWindow
 from tests.examples import examples
 from tests.unit.profiles import PLANE, cost, layer, model, split
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn.errors import FlexnnError, InputError, MissingPackageError
-from flexnn_ncnn.forecast import SweepPoint, sweep, sweep_budgets
-from flexnn_ncnn.memory_map import MapBlob, MemoryMap, memory_map
 from flexnn_ncnn.planning.planner import schedule, workload
 from flexnn_ncnn.reporters import plots
-from flexnn_ncnn.scheduling import StockPoint
+from flexnn_ncnn.scheduling.forecast import SweepPoint, sweep, sweep_budgets
+from flexnn_ncnn.scheduling.memory_map import MapBlob, MemoryMap, memory_map
+from flexnn_ncnn.scheduling.scheduler import StockPoint
 from tests.unit.small_profiles import BASE_BYTES, small_profile
 
 WORK = workload(small_profile())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flexnn_ncnn.layout import OVERREAD_BYTES
 from flexnn_ncnn.planning.problem import BlobProblem, Buffer, blob_problem, live_bytes
+from flexnn_ncnn.records.layout import OVERREAD_BYTES
 from tests.unit.profiles import PACKED, PLANE, VECTOR, layer, model, split
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.planning.problem import blob_problem
-from flexnn_ncnn.profile_part import profile_towards
+from flexnn_ncnn.preparing.profile_part import profile_towards
 from tests.unit.profiles import layer, model, split
 
 # in -> a -> (left -> b -> c), (right -> d); other -> e

@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import ProfileError
-from flexnn_ncnn.machine import this_machine
-from flexnn_ncnn.plan import MODES
-from flexnn_ncnn.profile import LayerProfile, Linear, ModelProfile, Points, RowWindow, SlabCost
-from flexnn_ncnn.profile_check import check_profile
 from flexnn_ncnn.profiling.fit import lasting, line, spread
+from flexnn_ncnn.records.machine import this_machine
+from flexnn_ncnn.records.plan import MODES
+from flexnn_ncnn.records.profile import LayerProfile, Linear, ModelProfile, Points, RowWindow, SlabCost
+from flexnn_ncnn.records.profile_check import check_profile
 from tests.unit import profiles
 
 costs = st.floats(0, 1e12)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from flexnn_ncnn.planning.choices import run_peak
 from flexnn_ncnn.planning.planner import Schedule, schedule_of, workload
 from flexnn_ncnn.planning.refined import refined
-from flexnn_ncnn.profile import ModelProfile, Points, SlabCost
+from flexnn_ncnn.records.profile import ModelProfile, Points, SlabCost
 from tests.unit.profiles import cost, layer, model
 
 SLABS = SlabCost(32, 4, Points((8, 32), (500.0, 2000.0)), Points((8, 32), (0.0, 0.0)))

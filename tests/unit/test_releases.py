@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.planning.releases import StepNeed, releases
-from flexnn_ncnn.profile import ModelProfile
+from flexnn_ncnn.records.profile import ModelProfile
 from tests.unit.profiles import PLANE, cost, layer, model
 
 EARLY, LATE = StepNeed(((0, 900),), 100, 50), StepNeed(((0, 100),), 700, 50)

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import pytest
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import SWITCHES, RunOptions
 from flexnn_ncnn.profiling.kernels import candidate_kernels
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import SWITCHES, RunOptions
 from param_tools.graph import Layer
 
 

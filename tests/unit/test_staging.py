@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.plan import WeightPiece
-from flexnn_ncnn.staging import TABLE_BYTES, Extent, extents_of, position_of, staged_bytes
+from flexnn_ncnn.records.plan import WeightPiece
+from flexnn_ncnn.records.staging import TABLE_BYTES, Extent, extents_of, position_of, staged_bytes
 
 PAGE = 4096
 PIECES = st.lists(

@@ -10,8 +10,8 @@ import pytest
 
 from flexnn_ncnn.bundles.targets import DEVICES, Target, check_target, find_target, notes
 from flexnn_ncnn.errors import DeviceMemoryError, UsageError
-from flexnn_ncnn.formats import device_document
-from flexnn_ncnn.machine import Device
+from flexnn_ncnn.records.formats import device_document
+from flexnn_ncnn.records.machine import Device
 from tests.bundles import MACHINE
 
 GIB = 1024**3

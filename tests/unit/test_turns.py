@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.turns import Turns
+from flexnn_ncnn.sessions.turns import Turns
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:

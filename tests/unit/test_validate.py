@@ -10,9 +10,9 @@ from math import inf, nan
 import pytest
 
 from flexnn_ncnn.errors import PlanError
-from flexnn_ncnn.options import RunOptions
-from flexnn_ncnn.plan import Plan
 from flexnn_ncnn.planning.validate import validate_plan
+from flexnn_ncnn.records.options import RunOptions
+from flexnn_ncnn.records.plan import Plan
 from tests.unit.plans import (
     BIN_BYTES,
     BLOB_BYTES,

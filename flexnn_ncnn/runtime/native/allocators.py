@@ -9,7 +9,7 @@ import ncnn
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.layout import OVERREAD_BYTES
+from flexnn_ncnn.records.layout import OVERREAD_BYTES
 from flexnn_ncnn.runtime.native.mats import NcnnError, Option
 
 __all__ = ["SCRATCH_ALIGNMENT_BYTES", "ScratchAllocator", "may_call_back"]

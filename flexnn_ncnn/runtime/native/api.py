@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import UsageError
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import SWITCHES, RunOptions
-from flexnn_ncnn.runtime import heap
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import SWITCHES, RunOptions
+from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.native.mats import (
     Forget,
     Mat,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ncnn
 
-from flexnn_ncnn.capabilities import Capabilities
+from flexnn_ncnn.records.capabilities import Capabilities
 
 __all__ = ["capabilities", "ncnn_folder", "patch_names"]
 

@@ -9,8 +9,8 @@ import ncnn
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.layout import BlobLayout
-from flexnn_ncnn.options import KERNELS, RunOptions
+from flexnn_ncnn.records.layout import BlobLayout
+from flexnn_ncnn.records.options import KERNELS, RunOptions
 from flexnn_ncnn.runtime.native.mats import Mat, NcnnError, Option, mat_from_array
 
 __all__ = [

@@ -11,7 +11,7 @@ import ncnn
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.layout import OVERREAD_BYTES, BlobLayout
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, BlobLayout
 from param_tools.errors import FlexnnError
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 import ncnn
 import numpy.typing as npt
 
-from flexnn_ncnn.options import RunOptions
+from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.runtime.native.layers import make_option
 from flexnn_ncnn.runtime.native.mats import HandOut, NcnnError, mat_from_array, mat_to_array
 from param_tools.param_binary import is_binary
@@ -22,7 +22,7 @@ class StockNet:
     Args:
         param_path, bin_path: the model.
         options: how to compute.
-        kernel: a name in `flexnn_ncnn.options.KERNELS` for all layers.
+        kernel: a name in `flexnn_ncnn.records.options.KERNELS` for all layers.
 
     Raises:
         NcnnError: ncnn cannot load the files.

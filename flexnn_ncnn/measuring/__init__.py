@@ -1,0 +1,1 @@
+"""Runs that are timed, beside stock ncnn and beside one another."""

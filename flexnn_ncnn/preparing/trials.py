@@ -1,0 +1,216 @@
+"""Plans tried in a child process and planned again with what the trial held, until one keeps its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy.typing as npt
+
+from flexnn_ncnn.children import Worker, saved_arrays
+from flexnn_ncnn.errors import BudgetError
+from flexnn_ncnn.planning.planner import (
+    Schedule,
+    Workload,
+    schedule,
+    smallest_budget,
+    stock_forecast,
+    without_releases,
+    workload,
+)
+from flexnn_ncnn.planning.refined import refined
+from flexnn_ncnn.preparing.assemble import assemble_plan, stock_plan
+from flexnn_ncnn.preparing.transformed import TransformedFile
+from flexnn_ncnn.records.formats import write_plan
+from flexnn_ncnn.records.plan import Plan
+from flexnn_ncnn.records.profile import ModelProfile
+from flexnn_ncnn.runtime.memory import process_memory
+from param_tools.model_io import NcnnModel
+
+__all__ = ["FIRST_BASE_BYTES", "Trials"]
+
+# Code pages and Python objects, before a trial tells what they really are.
+FIRST_BASE_BYTES = 2_500_000
+# What the peaks of one plan differ by between processes: free heap left from imports, code pages touched before.
+_NOISE_BYTES = 400_000
+# What is left free when planning again, so that the next trial passes.
+_BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
+# What Python keeps, by steps of the plan, of graphs and plans that a process has read before: a trial reads one plan, a
+# session whose budget changes reads many.
+_LEFT_BYTES_PER_STEP = 2_500
+_TRIALS = 5
+_TRIAL_RUNS = 3
+# A trial in a process with an environment larger by each of these: malloc puts blocks elsewhere then, and a heap whose
+# free blocks lie badly grows by a megabyte more.
+_PADDINGS_BYTES = (0, 2_000, 6_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What a plan showed.
+
+    Attributes:
+        peak_bytes: growth of the resident set over the idle process, at most, with what plans before it leave.
+        usual_bytes: that growth in the process in the middle, which read no plan before.
+        missing_bytes: by number of a step how much too small its scratch is.
+    """
+
+    peak_bytes: int
+    usual_bytes: int
+    missing_bytes: Mapping[int, int]
+
+
+class Trials:
+    """Plans one model, each plan tried.
+
+    Args:
+        model: its files.
+        work: the part of planning that no budget changes.
+        inputs: what to try plans on.
+        progress: called with (what, done, of).
+        folder: of the model's plans, where transformed weights are kept.
+
+    Attributes:
+        base_bytes: what the last trial showed a run to need beside what is planned; 0 before the first.
+    """
+
+    def __init__(
+        self,
+        model: NcnnModel,
+        work: Workload,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        progress: Callable[[str, int, int], None] | None,
+        folder: Path,
+    ) -> None:
+        self._model, self._work, self._inputs, self._progress = model, work, inputs, progress
+        self._transformed = TransformedFile(folder)
+        self.base_bytes = 0
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What plans are made for: what was measured, and what trials found to be otherwise."""
+        return self._work.profile
+
+    def plan(self, budget_bytes: int, base_bytes: int) -> Plan:
+        """A plan whose measured peak is within the budget; where the system tells no peaks, one with room for doubt.
+
+        Raises:
+            BudgetError: there is none.
+        """
+        if not process_memory.peak_is_exact():
+            return self.untried(budget_bytes, base_bytes)
+        self._report(0)
+        stock = self._stock(budget_bytes, base_bytes)
+        if stock is not None:
+            self._report(_TRIALS)
+            return stock
+        best: Plan | None = None
+        smallest_bytes = 0
+        for trial in range(_TRIALS):
+            self._report(trial)
+            try:
+                decided = schedule(self._work, budget_bytes, base_bytes)
+            except BudgetError:
+                if best is not None:
+                    break
+                decided = self._smallest(budget_bytes, base_bytes)
+            plan = self._transformed.supply(assemble_plan(self._model, decided), self._model.bin_path)
+            tried = self._try(plan)
+            peak_bytes = tried.peak_bytes
+            if tried.missing_bytes:
+                self._refine(decided, tried.missing_bytes)
+            base_bytes += peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
+            base_bytes -= max(tried.missing_bytes.values(), default=0)
+            self.base_bytes = base_bytes
+            needs_least = decided.budget_bytes > budget_bytes
+            if peak_bytes + _NOISE_BYTES <= budget_bytes:
+                better = best is None or plan.predicted_seconds < best.predicted_seconds
+                if better:
+                    best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=tried.usual_bytes)
+                if not better or not _has_room(decided, budget_bytes - peak_bytes):
+                    break
+            elif needs_least and not tried.missing_bytes:  # and no other plan needs less
+                smallest_bytes = peak_bytes + 2 * _NOISE_BYTES
+                break
+        self._report(_TRIALS)
+        if best is None:
+            least_bytes, culprit = smallest_budget(self._work, base_bytes)
+            smallest_bytes = max(smallest_bytes or least_bytes, budget_bytes + 1)
+            raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=culprit)
+        return best
+
+    def untried(self, budget_bytes: int, base_bytes: int) -> Plan:
+        """The best plan by what is predicted, with room for doubt.
+
+        Raises:
+            BudgetError: there is none.
+        """
+        forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
+        if forecast_bytes + _NOISE_BYTES <= budget_bytes:
+            return stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
+        room_bytes = max(1, budget_bytes - _NOISE_BYTES)
+        try:  # without counting on memory that is given back, where that works: nobody sees here whether it is gone
+            decided = schedule(without_releases(self._work), room_bytes, base_bytes)
+        except BudgetError:
+            decided = self._releasing(budget_bytes, room_bytes, base_bytes)
+        plan = replace(assemble_plan(self._model, decided), budget_bytes=budget_bytes)
+        return self._transformed.supply(plan, self._model.bin_path)
+
+    def _releasing(self, budget_bytes: int, room_bytes: int, base_bytes: int) -> Schedule:
+        try:
+            return schedule(self._work, room_bytes, base_bytes)
+        except BudgetError as error:
+            smallest_bytes = error.smallest_bytes + _NOISE_BYTES
+            raise BudgetError(
+                budget_bytes=budget_bytes, smallest_bytes=smallest_bytes, culprit=error.culprit
+            ) from error
+
+    def _report(self, done: int) -> None:
+        if self._progress:
+            self._progress("trying the plan", done, _TRIALS)
+
+    def _stock(self, budget_bytes: int, base_bytes: int) -> Plan | None:
+        """The plan that is stock ncnn with everything resident, where the budget holds that."""
+        forecast_bytes, seconds = stock_forecast(self._work, base_bytes)
+        if forecast_bytes > budget_bytes:
+            return None
+        plan = stock_plan(self._work.profile, budget_bytes, forecast_bytes, seconds)
+        tried = self._try(plan)
+        fits = tried.peak_bytes + _NOISE_BYTES <= budget_bytes
+        return replace(plan, predicted_peak_bytes=tried.usual_bytes) if fits else None
+
+    def _smallest(self, budget_bytes: int, base_bytes: int) -> Schedule:
+        """The schedule of the smallest budget: trying it shows whether less would do."""
+        least, _ = smallest_budget(self._work, base_bytes)
+        return schedule(self._work, max(least, budget_bytes + 1), base_bytes)
+
+    def _refine(self, decided: Schedule, missing_bytes: Mapping[int, int]) -> None:
+        work = self._work
+        profile = refined(work.profile, decided, missing_bytes)
+        self._work = workload(profile, work.capabilities, work.storage)
+
+    def _try(self, plan: Plan) -> _Trial:
+        """Run a plan in processes of its own."""
+        peaks, missing = [], dict[int, int]()
+        with TemporaryDirectory(prefix="flexnn-") as folder, saved_arrays(self._inputs) as inputs:
+            path = Path(folder) / "plan.json"
+            write_plan(plan, path)
+            param, weights = str(self._model.param_path), str(self._model.bin_path)
+            for padding in _PADDINGS_BYTES:
+                threads = plan.options.num_threads
+                with Worker(task="trying the plan", threads=threads, padding_bytes=padding) as worker:
+                    worker.ask("open", inputs=inputs, plan=str(path), param=param, bin=weights)
+                    runs = [worker.ask("run") for _ in range(_TRIAL_RUNS)]
+                    peaks.append(max(int(run["peak_bytes"]) for run in runs))
+                    missing.update((step, size) for run in runs for step, size in run["overflows"])
+        left_bytes = _LEFT_BYTES_PER_STEP * len(plan.steps)
+        return _Trial(max(peaks) + left_bytes, sorted(peaks)[len(peaks) // 2], missing)
+
+
+def _has_room(decided: Schedule, left_bytes: int) -> bool:
+    """Whether the budget is worth planning for once more: something is streamed that could stay."""
+    streams = any(choice is not None and not choice.resident for choice in decided.chosen)
+    return streams and left_bytes > max(2 * _BASE_MARGIN_BYTES, decided.budget_bytes // 50)

@@ -1,0 +1,1 @@
+"""Frozen records, and what they are written as."""

@@ -1,0 +1,1 @@
+"""Memory: the arena, the heap, and what the process holds."""

@@ -1,0 +1,231 @@
+"""Weights from a .bin, piece by piece: mapped where large, read where small, widened where packed."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import compress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
+from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
+from flexnn_ncnn.records.staging import TABLE_BYTES
+from flexnn_ncnn.runtime.memory.pages import anonymous_pages
+from flexnn_ncnn.runtime.weights.page_cache import Range, drop
+from param_tools.errors import ModelFormatError
+
+__all__ = ["WeightSource", "decoded", "owned"]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+    "int8": np.dtype("i1"),
+    "table": np.dtype("u1"),
+}
+# Below this a read is cheaper than a mapping of its own; a mapping copies nothing and leaves no dirty page.
+_MAP_FROM_BYTES = 256 * 1024
+_SMALL_BYTES = 64 * 1024  # biases and scales, which every kernel reads in place
+_READ_THROUGH_BYTES = 4 * 1024 * 1024
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+def decoded(piece: WeightPiece, stored: Callable[[int, int], npt.NDArray[np.uint8]]) -> npt.NDArray[Any]:
+    """An array as ncnn takes it: flat float32, or int8 as stored.
+
+    Args:
+        piece: where it lies and how it is stored.
+        stored: (offset, size), both bytes -> what the file has there; the array may be a view of it.
+    """
+    values: npt.NDArray[Any] = stored(piece.offset_bytes, piece.stored_bytes).view(_DTYPES[piece.encoding])
+    if piece.encoding == "fp16":
+        return values.astype(np.float32)
+    if piece.encoding == "bf16":
+        bits: npt.NDArray[np.uint32] = np.left_shift(values, 16, dtype=np.uint32)
+        return bits.view(np.float32)
+    if piece.encoding == "table":
+        table = stored(piece.table_offset_bytes, TABLE_BYTES).view(np.float32)
+        widened: npt.NDArray[np.float32] = table[values]
+        return widened
+    return values
+
+
+def owned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy in memory of its own, with room for what kernels read past its end."""
+    copy = np.empty(array.nbytes + OVERREAD_BYTES, np.uint8)[: array.nbytes].view(array.dtype)
+    copy[:] = array
+    return copy
+
+
+class WeightSource:
+    """A .bin opened for streaming.
+
+    Every large piece gets a mapping of its own, exactly its pages: the kernel may map far more than the page that
+    is touched (its fault-around), but never beyond the mapping, so the resident set stays what the plan says.
+    Dropping the array unmaps it.
+
+    Args:
+        path: the .bin.
+        transformed_path: the file that pieces from `TRANSFORMED_OFFSET_BYTES` on are of, or "".
+        page_cache: "mmap", or "direct" to have everything in memory of its own and leave nothing in the page cache.
+
+    Raises:
+        ModelFormatError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], transformed_path: str = "", page_cache: str = "mmap") -> None:
+        self.path, self._maps = os.fspath(path), page_cache == "mmap"
+        self._transformed = WeightSource(transformed_path, page_cache=page_cache) if transformed_path else None
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - lives as long as the source
+        except OSError as error:
+            raise ModelFormatError(f"cannot be read: {error.strerror}", path=path) from error
+        self.size_bytes = os.fstat(self._file.fileno()).st_size
+
+    def load(self, pieces: Sequence[WeightPiece]) -> list[npt.NDArray[Any]]:
+        """The arrays of one part as ncnn takes them: flat float32, or int8 as stored.
+
+        Raises:
+            ModelFormatError: the file is shorter than it was, or cannot be read.
+        """
+        return [decoded(piece, self._stored) for piece in pieces]
+
+    def standing(self, pieces: Sequence[WeightPiece]) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None:
+        """The arrays of a part, large ones over mappings that stay and have no page in memory, small ones read.
+
+        Returns:
+            All arrays, and those that are mapped; or None where there are none of these, or a large one is stored
+            otherwise than ncnn takes it or cannot be mapped.
+        """
+        large = [piece.stored_bytes >= _SMALL_BYTES for piece in pieces]
+        if not any(large) or not all(map(self._can_stand, compress(pieces, large))):
+            return None
+        arrays = [decoded(piece, partial(self._stored, populate=False)) for piece in pieces]
+        return arrays, list(compress(arrays, large))
+
+    def _can_stand(self, piece: WeightPiece) -> bool:
+        file, at_bytes = self.file_of(piece.offset_bytes)
+        return piece.encoding in ("fp32", "int8") and file._is_mapped(at_bytes, piece.stored_bytes, _SMALL_BYTES)
+
+    def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Some rows of a matrix, flat, reading nothing else.
+
+        Args:
+            piece: the whole matrix, `row_count` rows of equal length.
+            row_count: rows of the matrix.
+            indices: rows wanted, each in [0, row_count).
+        """
+        width = piece.count // row_count
+        row_bytes = piece.stored_bytes // row_count
+        first, table = piece.offset_bytes, piece.table_offset_bytes
+        pieces = [WeightPiece(first + int(i) * row_bytes, width, piece.encoding, table) for i in indices]
+        rows = self.load(pieces)
+        return np.concatenate(rows) if rows else np.empty(0, np.float32)
+
+    def read_through(self) -> None:
+        """Read the file once from begin to end, so that the system caches it as it does best.
+
+        Read ahead in one go it lies in the page cache in large pages, and mapping those costs a tenth of mapping what
+        faults brought in piece by piece, or what was written. So what is cached is forgotten first.
+        """
+        drop(Range(self._file.fileno(), 0, self.size_bytes))
+        buffer: Any = np.empty(_READ_THROUGH_BYTES, np.uint8)
+        offset = 0
+        while count := os.preadv(self._file.fileno(), [buffer], offset):
+            offset += count
+
+    @property
+    def file_descriptor(self) -> int:
+        """Of the .bin."""
+        return self._file.fileno()
+
+    def file_of(self, offset_bytes: int) -> tuple[WeightSource, int]:
+        """The file that has what a piece calls `offset_bytes`, and where in it."""
+        if offset_bytes < TRANSFORMED_OFFSET_BYTES or self._transformed is None:
+            return self, offset_bytes
+        return self._transformed, offset_bytes - TRANSFORMED_OFFSET_BYTES
+
+    def close(self) -> None:
+        """Close the file; mappings in use stay until they are dropped."""
+        self._file.close()
+        if self._transformed is not None:
+            self._transformed.close()
+
+    def check(self, piece: WeightPiece) -> None:
+        """Whether the file has the piece.
+
+        Raises:
+            ModelFormatError: it ends before.
+        """
+        self._check(piece.offset_bytes, piece.stored_bytes)
+        if piece.encoding == "table":
+            self._check(piece.table_offset_bytes, TABLE_BYTES)
+
+    def _check(self, offset_bytes: int, size_bytes: int) -> None:
+        file, at_bytes = self.file_of(offset_bytes)
+        if at_bytes < 0 or at_bytes + size_bytes > file.size_bytes:
+            raise ModelFormatError(
+                f"ends before the weights at {at_bytes}, {size_bytes} bytes",
+                path=file.path,
+                hint="build or copy the model again",
+            )
+
+    def _stored(self, offset_bytes: int, size_bytes: int, populate: bool = True) -> npt.NDArray[np.uint8]:
+        file, at_bytes = self.file_of(offset_bytes)
+        if file is not self:
+            return file._stored(at_bytes, size_bytes, populate)
+        self._check(offset_bytes, size_bytes)
+        try:
+            if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES if populate else _SMALL_BYTES):
+                return self._mapped(offset_bytes, size_bytes, populate)
+            return self._read(offset_bytes, size_bytes)
+        except OSError as error:
+            raise ModelFormatError(
+                f"cannot be read: {error.strerror}", path=self.path, offset_bytes=offset_bytes
+            ) from error
+
+    def _read(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        if self._maps or size_bytes < _MAP_FROM_BYTES:
+            buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
+        else:
+            buffer = anonymous_pages(size_bytes + OVERREAD_BYTES)
+        done = 0
+        while done < size_bytes:
+            count = os.preadv(self._file.fileno(), [buffer[done:size_bytes]], offset_bytes + done)
+            if count == 0:
+                raise self._shortened(offset_bytes + done)
+            done += count
+        if not self._maps:
+            drop(Range(self._file.fileno(), offset_bytes, offset_bytes + size_bytes))
+        read: npt.NDArray[np.uint8] = buffer[:size_bytes]
+        return read
+
+    def _shortened(self, offset_bytes: int) -> ModelFormatError:
+        return ModelFormatError("became shorter while it was read", path=self.path, offset_bytes=offset_bytes)
+
+    def _is_mapped(self, offset_bytes: int, size_bytes: int, least_bytes: int) -> bool:
+        return self._maps and size_bytes >= least_bytes and self._may_overread(offset_bytes + size_bytes)
+
+    def _may_overread(self, end: int) -> bool:
+        """Whether the bytes after `end` that a kernel may read belong to a page of the file."""
+        return end + OVERREAD_BYTES <= align_up(self.size_bytes, mmap.PAGESIZE)
+
+    def _mapped(self, offset_bytes: int, size_bytes: int, populate: bool) -> npt.NDArray[np.uint8]:
+        begin = offset_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        end = min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
+        try:
+            window = mmap.mmap(
+                self._file.fileno(),
+                end - begin,
+                flags=mmap.MAP_SHARED | (_POPULATE if populate else 0),
+                prot=mmap.PROT_READ,
+                offset=begin,
+            )
+        except ValueError as error:  # Python compares with the file's size of now
+            raise self._shortened(offset_bytes) from error
+        return np.frombuffer(window, np.uint8, size_bytes, offset_bytes - begin)

@@ -1,0 +1,1 @@
+"""Profiles and schedules without a run."""

@@ -1,0 +1,1 @@
+"""A model open under a budget, which may change."""
