@@ -169,8 +169,14 @@ sys.exit(cli.main(["try"]))
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+        preexec_fn=heed_signals,
     )
+
+
+def heed_signals() -> None:
+    """In the background, and under nohup, a shell has its children ignore these."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
