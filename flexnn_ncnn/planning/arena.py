@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from flexnn_ncnn.planning.problem import Buffer
+from flexnn_ncnn.planning.problem import Buffer, live_bytes
 
 __all__ = ["free_gaps", "place", "taken_ranges"]
 
 _Order = Callable[[Buffer], tuple[int, ...]]
 
-# Greedy placement is as good as the order it takes; these three between them meet the lower bound on most networks.
+# Greedy placement is as good as the order it takes; these between them meet the lower bound on most networks.
 _ORDERS: tuple[_Order, ...] = (
     lambda b: (-b.size_bytes, b.begin),
     lambda b: (-(b.end - b.begin), -b.size_bytes, b.begin),
     lambda b: (-b.size_bytes * (b.end - b.begin), b.begin),
     lambda b: (b.begin, -b.size_bytes),
 )
+# orders tried for each of them until one does
+_TRIES = 8
 
 
 def place(buffers: Sequence[Buffer]) -> tuple[tuple[int, ...], int]:
@@ -28,8 +30,25 @@ def place(buffers: Sequence[Buffer]) -> tuple[tuple[int, ...], int]:
     Returns:
         Offsets in the order of `buffers`, and the arena's size in bytes. Deterministic.
     """
-    results = (_place_in_order(buffers, order) for order in _ORDERS)
-    return min(results, key=lambda result: result[1], default=((), 0))
+    if not buffers:
+        return (), 0
+    least = max(live_bytes(buffers, max(buffer.end for buffer in buffers)))
+    best: tuple[tuple[int, ...], int] = (), -1
+    for key in _ORDERS:
+        order = _by(key, buffers)
+        for _ in range(_TRIES):
+            offsets, size = _placed(buffers, order)
+            if best[1] < 0 or size < best[1]:
+                best = offsets, size
+            if size == least:
+                return best
+            # the buffer that ends last comes first, and finds room where others have less to lose
+            _, highest = max((offset + buffers[i].size_bytes, i) for i, offset in enumerate(offsets))
+            if highest == order[0]:
+                break
+            order.remove(highest)
+            order.insert(0, highest)
+    return best
 
 
 def free_gaps(buffers: Sequence[Buffer], offsets: Sequence[int], steps: int) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -56,11 +75,16 @@ def _gaps(taken: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return (*gaps, (free_from, free_from))
 
 
-def _place_in_order(buffers: Sequence[Buffer], order: _Order) -> tuple[tuple[int, ...], int]:
+def _by(key: _Order, buffers: Sequence[Buffer]) -> list[int]:
+    return sorted(range(len(buffers)), key=lambda index: (*key(buffers[index]), index))
+
+
+def _placed(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Each in turn where it fits best: offsets, and the size of all."""
     offsets = [0] * len(buffers)
     placed: list[int] = []
     size = 0
-    for index in sorted(range(len(buffers)), key=lambda i: (*order(buffers[i]), i)):
+    for index in order:
         buffer = buffers[index]
         taken = sorted(
             (offsets[other], offsets[other] + buffers[other].size_bytes)

@@ -45,7 +45,7 @@ _DIRECT_SECONDS_PER_BYTE = 2e-11
 _FIRST_READING = (0.02, 0.98)
 _READING_STEPS = 4
 # the search is not exhaustive, and now and then does better with less
-_SMALLER = 0.8
+_SMALLER = (0.9, 0.8, 0.6)
 # of the budget: less than that is not worth giving back and faulting in again
 _RELEASED_SHARE = 0.25
 
@@ -146,7 +146,8 @@ def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> S
     if best is not None:
         kind = best.workload.candidates if best.releases is None else best.workload.joint
         assert kind is not None
-        best = _faster(best, kind, best.workload, budget_bytes, base_bytes, _SMALLER)
+        for share in _SMALLER:
+            best = _faster(best, kind, best.workload, budget_bytes, base_bytes, share)
     return best
 
 

@@ -72,7 +72,7 @@ def test_more_budget_is_hardly_slower(weights: list[int]) -> None:
     work = workload(network(*weights))
     least, _ = smallest_budget(work, BASE)
     seconds = [schedule(work, least * n // 4, BASE).predicted_seconds for n in range(4, 30, 3)]
-    assert all(later <= 1.06 * earlier for earlier, later in pairwise(seconds))
+    assert all(later <= 1.1 * earlier for earlier, later in pairwise(seconds))
 
 
 def test_the_culprit_is_the_layer_that_needs_most() -> None:
