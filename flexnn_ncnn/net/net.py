@@ -132,9 +132,14 @@ class Net:
         """
         return self._model.load_model(_either(modelpath, dr))
 
-    def load_model_mem(self, mem: bytes) -> None:
-        """Load the weights from memory; under a budget they are copied to a file in the cache folder."""
-        self._model.load_model_mem(mem)
+    def load_model_mem(self, mem: bytes) -> int | None:
+        """Load the weights from memory; under a budget they are copied to a file in the cache folder.
+
+        Returns:
+            None with the stock wheel, which does not tell; 0, or -1 for weights that do not fit, with a patched one.
+        """
+        code = self._model.load_model_mem(mem)
+        return code if native.capabilities().loads_zero_copy else None
 
     def input_names(self) -> list[str]:
         """Names of the blobs to feed."""
@@ -193,7 +198,7 @@ class Net:
 
     def vulkan_device(self) -> Any:
         """The chosen GPU, or None."""
-        return self._stock.vulkan_device()
+        return self._stock.vulkan_device() if hasattr(self._stock, "vulkan_device") else None
 
     def clear(self) -> None:
         """Let go of the model; another one can be loaded."""

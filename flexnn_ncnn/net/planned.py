@@ -102,7 +102,7 @@ class PlannedModel:
             return self._load_copy(lambda size_bytes: native.read_from(source, size_bytes))
         return self._load(Path(source))
 
-    def load_model_mem(self, mem: bytes) -> None:
+    def load_model_mem(self, mem: bytes) -> int:
         """See `Net.load_model_mem`."""
         rest = memoryview(mem).cast("B")
 
@@ -111,7 +111,7 @@ class PlannedModel:
             taken, rest = rest[:size_bytes], rest[size_bytes:]
             return taken
 
-        self._load_copy(read)
+        return self._load_copy(read)
 
     def names(self, outputs: bool) -> list[str]:
         """Names of the outputs, or of the inputs."""

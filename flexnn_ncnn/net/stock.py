@@ -54,9 +54,9 @@ class StockModel:
         """See `Net.load_model`."""
         return int(self._stock.load_model(source if native.is_reader(source) else os.fspath(source)))
 
-    def load_model_mem(self, mem: bytes) -> None:
+    def load_model_mem(self, mem: bytes) -> Any:
         """See `Net.load_model_mem`."""
-        self._stock.load_model_mem(mem)
+        return self._stock.load_model_mem(mem)
 
     def names(self, outputs: bool) -> list[str]:
         """Names of the outputs, or of the inputs."""

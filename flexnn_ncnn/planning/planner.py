@@ -143,11 +143,12 @@ def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> S
         if candidates is level.joint and best is not None and not _worth_releasing(best):
             continue
         best = _faster(best, candidates, level, budget_bytes, base_bytes)
-    if best is not None:
-        kind = best.workload.candidates if best.releases is None else best.workload.joint
-        assert kind is not None
-        for share in _SMALLER:
-            best = _faster(best, kind, best.workload, budget_bytes, base_bytes, share)
+    if best is None:
+        return None
+    level, joint = best.workload, best.workload.joint
+    kind = level.candidates if best.releases is None or joint is None else joint
+    for share in _SMALLER:
+        best = _faster(best, kind, level, budget_bytes, base_bytes, share)
     return best
 
 

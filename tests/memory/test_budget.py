@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flexnn_ncnn import zoo
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from tests.integration.cli import ROOT, flexnn
 
@@ -63,7 +64,8 @@ def test_squeezenet_keeps_budgets_from_8_mb_to_more_than_it_needs(folder: Path) 
     assert len({facts["best"] for facts in found.values()}) == 1
     streamed = [facts["streamed_bytes"] for facts in found.values()]
     assert streamed[0] > 3_000_000  # of 4.9 MB
-    assert streamed == sorted(streamed, reverse=True)
+    if not native.capabilities().saves_transformed_weights:  # what is transformed is larger, and faster
+        assert streamed == sorted(streamed, reverse=True)
     assert streamed[-1] == 0
 
 
