@@ -153,12 +153,7 @@ def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> S
 
 
 def _faster(
-    best: Schedule | None,
-    candidates: Candidates,
-    level: Workload,
-    budget_bytes: int,
-    base_bytes: int,
-    share: float = 1.0,
+    best: Schedule | None, candidates: Candidates, level: Workload, budget_bytes: int, base_bytes: int, share: float = 1
 ) -> Schedule | None:
     """The better one of a schedule and what is found for a share of the memory."""
     beat_seconds = best.predicted_seconds if best else math.inf
