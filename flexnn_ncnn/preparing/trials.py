@@ -39,8 +39,8 @@ _NOISE_BYTES = 400_000
 # What is left free when planning again, so that the next trial passes.
 _BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
 # What Python keeps, by steps of the plan, of graphs and plans that a process has read before: a trial reads one plan, a
-# session whose budget changes reads many.
-_LEFT_BYTES_PER_STEP = 2_500
+# session whose budget changes reads many. At 2,500 the third plan of resnet152 once held 90 kB too much.
+_LEFT_BYTES_PER_STEP = 4_000
 _TRIALS = 5
 _TRIAL_RUNS = 3
 # A trial in a process with an environment larger by each of these: malloc puts blocks elsewhere then, and a heap whose

@@ -89,7 +89,7 @@ def plot_adaptation(found: Adaptation, title: str, path: str | os.PathLike[str])
     for axes in (above, below):
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=7, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
@@ -115,9 +115,14 @@ def _draw_phase(phase: Phase, samples: Sequence[Sample], above: Any, below: Any,
     below.hlines(phase.peak_bytes / _MB, begin, end, color=LINE_COLOUR, linewidth=1.4, label=label("peak"))
     _annotate(below, format_bytes(phase.budget_bytes), begin, phase.budget_bytes / _MB, BUDGET_COLOUR)
     if phase.switch is not None:
+        stopped = begin - phase.switch.stopped_ms / 1e3
         for axes in (above, below):
-            stopped = begin - phase.switch.stopped_ms / 1e3
             axes.axvspan(stopped, begin, color=_STOPPED_COLOUR, linewidth=0, label="inference stopped")
+        # from when it is asked for, the larger of both may be held
+        asked = stopped - phase.switch.planning_ms / 1e3
+        below.hlines(
+            phase.budget_bytes / _MB, asked, begin, color=BUDGET_COLOUR, linestyle=":", linewidth=1.6, label="asked for"
+        )
 
 
 def _annotate(axes: Any, text: str, x: float, y: float, colour: str) -> None:
