@@ -12,7 +12,7 @@ from flexnn_ncnn.measuring.machine_load import MachineLoad
 from flexnn_ncnn.reporters.adaptations import plot_adaptation
 from flexnn_ncnn.reporters.plots import new_figure, plain_text, save_figure
 
-__all__ = ["Point", "draw_adaptation", "draw_bars", "draw_end_to_end"]
+__all__ = ["Point", "draw_adaptation", "draw_bars", "draw_end_to_end", "said_if_busy"]
 
 # in the order of the legend: name for people, marker, colour
 _LOOKS = {
@@ -74,7 +74,8 @@ def draw_end_to_end(model: str, points: Sequence[Point], path: Path, device: str
         found = sorted(point for point in points if point.config == config)
         if found:
             _draw_measured(ours, found, label, marker, colour)
-    title = f"{plain_text(Path(model).stem)}, measured here{device and f' as on a {device}'}{_busy(points)}"
+    busy = said_if_busy(any(point.busy for point in points))
+    title = f"{plain_text(Path(model).stem)}, measured here{device and f' as on a {device}'}{busy}"
     ours.set_title(title, loc="left", fontsize=11 if len(title) < 80 else 9)
     memories = [point.peak_bytes / 1e6 for point in points]
     if published:
@@ -146,8 +147,9 @@ def draw_adaptation(found: Mapping[str, Any], title: str, path: Path) -> None:
     plot_adaptation(Adaptation(**{**found, "phases": phases, "samples": samples, "machine": machine}), title, path)
 
 
-def _busy(points: Sequence[Point]) -> str:
-    return "; the machine was busy with other things" if any(point.busy for point in points) else ""
+def said_if_busy(busy: bool) -> str:
+    """The end of a title of what was measured while the machine was busy; nothing else."""
+    return "; the machine was busy with other things" if busy else ""
 
 
 def _draw_measured(axes: Any, found: Sequence[Point], label: str, marker: str, colour: str) -> None:

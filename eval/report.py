@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.devices import DEVICES
-from eval.figures import Point, draw_adaptation, draw_bars, draw_end_to_end
+from eval.figures import Point, draw_adaptation, draw_bars, draw_end_to_end, said_if_busy
 from eval.published import published_model, source_and_note
 from eval.results import Results
 from eval.tables import (
@@ -145,7 +145,12 @@ def _ablation(lines: Sequence[Line], folder: Path) -> Iterator[str]:
                 ("one warm inference, ms", [point.latency_ms for point in points], _LATENCY_COLOUR),
                 ("RSS growth, MB", [point.peak_bytes / 1e6 for point in points], _MEMORY_COLOUR),
             )
-            draw_bars(title + _busy(points), [point.config for point in points], columns, path)
+            draw_bars(
+                title + said_if_busy(line["found"]["machine"]["busy"]),
+                [point.config for point in points],
+                columns,
+                path,
+            )
             yield f"![Ablation of {escaped(title)}]({path.name})"
         yield table(CONTEST_HEAD, contest_rows(line))
 
@@ -195,7 +200,7 @@ def _adaptive(lines: Sequence[Line], folder: Path) -> Iterator[str]:
             yield escaped(f"{line['status']}: {line['message']}")
             continue
         path = folder / f"adaptive-{_file_name(model)}{_suffix(device)}.png"
-        busy = "; the machine was busy with other things" if line["found"]["machine"]["busy"] else ""
+        busy = said_if_busy(line["found"]["machine"]["busy"])
         draw_adaptation(line["found"], f"{Path(model).stem} under changing budgets{busy}", path)
         yield f"![Latency and memory over time of {escaped(model)}]({path.name})"
         yield table(PHASE_HEAD, phase_rows(line["found"]))
@@ -220,7 +225,12 @@ def _peers(lines: Sequence[Line], folder: Path) -> Iterator[str]:
             if any(limits):
                 survived = [size and size / 1e6 for size in limits]
                 columns.append(("smallest limit survived, MB", survived, _LIMIT_COLOUR))
-            draw_bars(title + _busy(points_of([line])), [one["config"] for one in measured], columns, path)
+            draw_bars(
+                title + said_if_busy(line["found"]["machine"]["busy"]),
+                [one["config"] for one in measured],
+                columns,
+                path,
+            )
             yield f"![Peers on {escaped(cell['model'])}]({path.name})"
         yield table(CONTEST_HEAD, contest_rows(line))
         if line["status"] == "measured" and cell["limit_percent"]:
@@ -245,10 +255,6 @@ def _html(text: str, folder: Path) -> str:
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return _HTML.format(re.sub(r'src="([A-Za-z0-9_.-]+\.png)"', inlined, body))
-
-
-def _busy(points: Sequence[Point]) -> str:
-    return "; the machine was busy with other things" if any(point.busy for point in points) else ""
 
 
 def _groups(lines: Sequence[Line], key: Callable[[Mapping[str, Any]], Any]) -> list[tuple[Any, list[Line]]]:

@@ -79,7 +79,8 @@ def select(
         weights: what counts how much.
         beat_seconds: stop early where nothing can be faster (in weighted time).
     """
-    if _tightest(candidates, depths).memory_bytes > memory_bytes:
+    tightest = _tightest(candidates, depths)
+    if tightest.limits is None or tightest.memory_bytes > memory_bytes:
         return None
     seconds = candidates.weighted(weights)
     price, ways = _ways(candidates, seconds, memory_bytes, depths, beat_seconds)
@@ -93,8 +94,7 @@ def select(
         filled += 1
         if filled == _FILLED:
             break
-    tightest = _tightest(candidates, depths)
-    if best is None and tightest.limits is not None:
+    if best is None:
         best = _packed(candidates, seconds, tightest.limits, memory_bytes, depths, tightest.spare_bytes)
     for _ in range(0 if best is None else _ROUNDS):
         assert best is not None

@@ -28,7 +28,7 @@ from param_tools.errors import FlexnnError, FormatVersionError
 from param_tools.excerpt import excerpt
 from param_tools.model_io import NcnnModel, atomic_write, open_model
 
-__all__ = ["PlanCache", "Progress", "Request", "is_prepared", "open_part", "prepare", "prepare_ahead"]
+__all__ = ["PlanCache", "Progress", "Request", "ask_preparer", "is_prepared", "open_part", "prepare", "prepare_ahead"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[str, int, int], None]
@@ -108,7 +108,7 @@ def prepare(
     found = _read_or_none(read_plan, path)
     is_ours = found is not None and (found.model_id, found.budget_bytes) == (cache.model_id, request.budget_bytes)
     if found is None or not is_ours or not serves(found, request.bin_path):
-        _make(request, inputs, folder or cache_dir(), progress)
+        ask_preparer("prepare", request, inputs, folder or cache_dir(), progress)
         found = read_plan(path)
     return found, path
 
@@ -118,7 +118,7 @@ def prepare_ahead(
 ) -> None:
     """Have a plan for `request` in the cache, without holding it; arguments and errors as `prepare`."""
     if not is_prepared(request, inputs, folder=folder):
-        _make(request, inputs, folder or cache_dir(), progress)
+        ask_preparer("prepare", request, inputs, folder or cache_dir(), progress)
 
 
 def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None) -> bool:
@@ -131,8 +131,12 @@ def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None)
     return has_plan(cache.plan_path(request.budget_bytes, request.page_cache))
 
 
-def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
-    """Have a child process make the plan."""
+def ask_preparer(do: str, request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
+    """Have a child process "profile" a model, or "prepare" a plan, into the cache in `folder`.
+
+    Raises:
+        FlexnnError: as `prepare`.
+    """
     from flexnn_ncnn.children import Worker, saved_arrays  # not needed for a plan that is there
 
     with (
@@ -140,7 +144,7 @@ def _make(request: Request, inputs: Arrays, folder: Path, progress: Progress | N
         Worker("flexnn_ncnn.preparing.preparation_worker", "profiling the model") as worker,
     ):
         worker.ask(
-            "prepare",
+            do,
             progress,
             param=os.fspath(request.param_path),
             bin=os.fspath(request.bin_path),

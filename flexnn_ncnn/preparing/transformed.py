@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import mmap
 import os
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from flexnn_ncnn.records.layout import align_up
 from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, Part, Plan, Step, WeightPiece
+from flexnn_ncnn.records.sha256 import sha256
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.weights.file_watch import FileWatch
 from flexnn_ncnn.runtime.weights.origin import (
@@ -106,7 +106,7 @@ class _Store:
         if not part.transformed_count:
             return part
         facts = repr((step.type, step.kernel, plan.options, part.params, part.pieces))
-        key = hashlib.sha256(facts.encode()).hexdigest()[:24]
+        key = sha256(facts.encode()).hexdigest()[:24]
         if key not in self._index:
             self._index[key] = self._append(plan, step, part, source)
         offset_bytes, size_bytes = self._index[key]

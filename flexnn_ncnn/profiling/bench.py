@@ -22,7 +22,7 @@ from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 
-__all__ = ["Bench", "PartRun", "run_into"]
+__all__ = ["Bench", "PartRun", "own_arrays", "run_into"]
 
 
 class Bench:

@@ -57,12 +57,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         FormatVersionError: another release's format.
         PlanError: not a plan, a damaged one, or one that breaks a rule.
     """
-    found = read_record(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError)
-    try:
-        validate_plan(found)
-    except PlanError as problem:
-        raise PlanError(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
-    return found
+    return _proved(read_record(Plan, _PLAN, plan.FORMAT_VERSION, path, PlanError), validate_plan, path)
 
 
 def has_plan(path: str | os.PathLike[str]) -> bool:
@@ -93,11 +88,16 @@ def read_profile(path: str | os.PathLike[str]) -> ModelProfile:
         ProfileError: not a profile, a damaged one, or one that breaks a rule.
     """
     found = read_record(ModelProfile, _PROFILE, profile.FORMAT_VERSION, path, ProfileError)
+    return _proved(found, check_profile, path)
+
+
+def _proved(value: Record, prove: Callable[[Record], None], path: str | os.PathLike[str]) -> Record:
+    """`value`, which breaks no rule; an error says which file does."""
     try:
-        check_profile(found)
-    except ProfileError as problem:
-        raise ProfileError(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
-    return found
+        prove(value)
+    except (PlanError, ProfileError) as problem:
+        raise type(problem)(f"{os.fspath(path)}: {problem.message}", hint=problem.hint) from problem
+    return value
 
 
 def device_document(value: Device) -> dict[str, Any]:

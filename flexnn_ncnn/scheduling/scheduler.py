@@ -16,7 +16,7 @@ from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.paths import cache_dir
 from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, workload
 from flexnn_ncnn.preparing.assemble import assemble_plan
-from flexnn_ncnn.preparing.preparation import PlanCache, Progress, Request
+from flexnn_ncnn.preparing.preparation import PlanCache, Progress, Request, ask_preparer
 from flexnn_ncnn.preparing.transformed import TransformedFile
 from flexnn_ncnn.preparing.trials import FIRST_BASE_BYTES
 from flexnn_ncnn.records.capabilities import STOCK
@@ -181,19 +181,7 @@ def profile_model_files(
         WorkerError: ncnn crashed on it.
     """
     folder = folder or cache_dir()
-    with (
-        saved_arrays(inputs) as saved,
-        Worker("flexnn_ncnn.preparing.preparation_worker", "profiling the model") as worker,
-    ):
-        worker.ask(
-            "profile",
-            progress,
-            param=os.fspath(request.param_path),
-            bin=os.fspath(request.bin_path),
-            options=asdict(request.options),
-            inputs=saved,
-            folder=os.fspath(folder),
-        )
+    ask_preparer("profile", request, inputs, folder, progress)
     return read_profile(PlanCache.of(request, inputs, folder).profile_path)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from functools import cache
-from typing import Any
+
+from flexnn_ncnn.runtime.memory.pages import MADVISE
 
 __all__ = ["forget_code"]
 
@@ -20,13 +20,12 @@ def forget_code() -> None:
     of a plan; those of layers before against the next one's, up to three megabytes. It takes some 50 microseconds. Does
     nothing where the system has no such means.
     """
-    madvise = _madvise()
-    for begin, size in _code() if madvise is not None else ():
-        madvise(begin, size, mmap.MADV_DONTNEED)
+    for begin, size in _code() if MADVISE is not None else ():
+        MADVISE(begin, size, mmap.MADV_DONTNEED)
 
 
 @cache
-def _code() -> tuple[tuple[ctypes.c_void_p, ctypes.c_size_t], ...]:
+def _code() -> tuple[tuple[int, int], ...]:
     """Where ncnn's code is mapped, address and size; it stays there."""
     try:
         with open(_MAPS, encoding="utf-8", errors="replace") as maps:
@@ -35,14 +34,4 @@ def _code() -> tuple[tuple[ctypes.c_void_p, ctypes.c_size_t], ...]:
         return ()
     # executable and never written to, so the file has it all
     spans = [span.split("-") for span, *_, path in code if os.path.basename(path).startswith("ncnn.")]
-    return tuple(
-        (ctypes.c_void_p(int(begin, 16)), ctypes.c_size_t(int(end, 16) - int(begin, 16))) for begin, end in spans
-    )
-
-
-@cache
-def _madvise() -> Any:
-    try:
-        return ctypes.CDLL(None).madvise
-    except (OSError, TypeError, AttributeError):
-        return None
+    return tuple((int(begin, 16), int(end, 16) - int(begin, 16)) for begin, end in spans)

@@ -1,19 +1,36 @@
-"""Memory of our own, in huge pages where the system has them."""
+"""Memory of our own, in huge pages where the system has them; what to tell the system about any pages."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["anonymous_pages", "release_pages"]
+__all__ = ["MADVISE", "anonymous_pages", "release_pages"]
 
 SMALLEST_RELEASE_BYTES = 1024 * 1024
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+
+
+def _open_madvise() -> Any:
+    try:
+        madvise = ctypes.CDLL(None).madvise
+    except (OSError, TypeError, AttributeError):
+        return None
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    madvise.restype = ctypes.c_int
+    return madvise
+
+
+MADVISE = _open_madvise()
+"""The system's madvise(address, size, advice) for pages that are no Python mmap, called without the interpreter lock as
+that one's is not; None where there is none."""
 
 
 def anonymous_pages(size_bytes: int, *, huge: bool = True) -> npt.NDArray[np.uint8]:
@@ -28,9 +45,8 @@ def anonymous_pages(size_bytes: int, *, huge: bool = True) -> npt.NDArray[np.uin
         huge: whether to ask for huge pages; not for memory that is given back in parts, which would come back as one.
     """
     page_bytes = _huge_page_bytes() if huge else 0
-    spare = (
-        page_bytes if size_bytes >= page_bytes else 0
-    )  # address space to begin at a huge page; not touched, not held
+    # address space to begin at a huge page; not touched, not held
+    spare = page_bytes if size_bytes >= page_bytes else 0
     pages = mmap.mmap(-1, size_bytes + spare + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = np.frombuffer(pages, np.uint8)
     begin = -int(whole.ctypes.data) % page_bytes if spare else 0

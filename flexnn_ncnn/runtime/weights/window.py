@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Iterable
 from typing import Any
@@ -11,25 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
+from flexnn_ncnn.runtime.memory.pages import MADVISE
 
 __all__ = ["Window"]
 
 _POPULATE_READ = 22  # MADV_POPULATE_READ of Linux 5.14
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", 4)
-
-
-def _open_madvise() -> Any:
-    """The system's madvise, called without the interpreter lock as Python's own is not; None where there is none."""
-    try:
-        madvise = ctypes.CDLL(None).madvise
-    except (OSError, TypeError, AttributeError):
-        return None
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    madvise.restype = ctypes.c_int
-    return madvise
-
-
-_MADVISE = _open_madvise()
 
 
 class Window:
@@ -48,18 +34,18 @@ class Window:
     @staticmethod
     def is_possible() -> bool:
         """Whether this system lets pages go."""
-        return _MADVISE is not None
+        return MADVISE is not None
 
     def fill(self) -> None:
         """Have all pages in memory: mapped from the page cache, or read."""
         for (begin, size_bytes), array in zip(self._spans, self._arrays, strict=True):
-            if _MADVISE(begin, size_bytes, _POPULATE_READ):  # an older kernel: touch one byte of every page
+            if MADVISE(begin, size_bytes, _POPULATE_READ):  # an older kernel: touch one byte of every page
                 np.bitwise_or.reduce(array.view(np.uint8)[:: mmap.PAGESIZE])
 
     def empty(self) -> None:
         """Have none of them; the page cache keeps them."""
         for begin, size_bytes in self._spans:
-            _MADVISE(begin, size_bytes, _DONTNEED)
+            MADVISE(begin, size_bytes, _DONTNEED)
 
 
 def _pages(array: npt.NDArray[Any]) -> tuple[int, int]:
