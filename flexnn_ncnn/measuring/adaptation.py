@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,6 +50,7 @@ class SwitchCost:
         longest_delay_ms: how long one of them did at most.
         stopped_ms: from the end of the last inference within the old budget to the begin of the first within the new.
         first_latency_ms: of that first inference.
+        lost_ms: how long inferences waited in all, and how much longer than the new budget's median the first one took.
         peak_bytes: growth over the idle process at most, from when it was asked for until it was done.
         weights_kept_bytes: weights that stayed loaded, as the .bin stores them.
         weights_loaded_bytes: weights that were loaded to stay.
@@ -61,6 +62,7 @@ class SwitchCost:
     longest_delay_ms: float
     stopped_ms: float
     first_latency_ms: float
+    lost_ms: float
     peak_bytes: int
     weights_kept_bytes: int
     weights_loaded_bytes: int
@@ -220,13 +222,15 @@ class _Demo:
         began_seconds = report["end_seconds"] - report["inference_seconds"]
         change = report["change"]
         delays = [one["end_seconds"] - one["begin_seconds"] - one["inference_seconds"] for one in reports[before:]]
+        stopped_ms = (began_seconds - stopped_seconds) * 1e3
         return report, SwitchCost(
             planning_ms=(stopped_seconds - asked_seconds) * 1e3,
             inferences_meanwhile=len(reports) - before,
             delayed_ms=sum(delays) * 1e3,
             longest_delay_ms=max(delays, default=0.0) * 1e3,
-            stopped_ms=(began_seconds - stopped_seconds) * 1e3,
+            stopped_ms=stopped_ms,
             first_latency_ms=report["inference_seconds"] * 1e3,
+            lost_ms=sum(delays) * 1e3 + stopped_ms,
             peak_bytes=change["peak_bytes"],
             weights_kept_bytes=change["kept_bytes"],
             weights_loaded_bytes=change["loaded_bytes"],
@@ -248,6 +252,9 @@ def _phase(
     budget_bytes: int, reports: Sequence[Mapping[str, Any]], peak_bytes: int, switch: SwitchCost | None
 ) -> Phase:
     latencies = [report["inference_seconds"] * 1e3 for report in reports]
+    if switch is not None:
+        longer_ms = max(0.0, switch.first_latency_ms - median(latencies))
+        switch = replace(switch, lost_ms=switch.lost_ms + longer_ms)
     return Phase(
         budget_bytes=budget_bytes,
         inferences=len(reports),

@@ -162,6 +162,7 @@ def _check_step(step: Step, name: str, bin_bytes: int | None) -> None:
     _check_parts(step, name)
     for part in step.parts:
         _require(all(0 <= number < 32 for number, _ in part.params), name, "has parameters with ids of ncnn's")
+        _require(part.load_peak_bytes >= 0, name, "is loaded within a number of bytes:", part.load_peak_bytes)
         for piece in part.pieces:
             _check_piece(piece, name, bin_bytes)
     for stage in step.stages:

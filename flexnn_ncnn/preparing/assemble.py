@@ -10,6 +10,7 @@ from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
 from flexnn_ncnn.planning.simulate import Load, distances
+from flexnn_ncnn.preparing.load_peaks import with_load_peaks
 from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, BlobLayout
 from flexnn_ncnn.records.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
@@ -227,7 +228,7 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         vehicle="layers",
         inputs=profile.inputs,
         outputs=profile.outputs,
-        steps=steps,
+        steps=with_load_peaks(steps, decided.chosen),
         placements=placements,
         arena_bytes=decided.arena_bytes,
         heap_bytes=decided.heap_bytes,

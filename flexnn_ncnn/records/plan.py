@@ -20,7 +20,7 @@ __all__ = [
     "WeightPiece",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
@@ -66,6 +66,8 @@ class Part:
             inference to the next.
         transformed_count: elements of the layer's first array, for which its first piece has what the kernel makes of
             it; 0 where that piece is the array itself.
+        load_peak_bytes: of a resident part what loading it takes at most, as it was measured: raw weights, what the
+            kernel makes of them, and what that takes meanwhile; 0 of a streamed one.
     """
 
     begin: int
@@ -75,6 +77,7 @@ class Part:
     pieces: tuple[WeightPiece, ...]
     ahead: int = 1
     transformed_count: int = 0
+    load_peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

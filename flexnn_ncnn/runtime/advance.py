@@ -14,20 +14,13 @@ from flexnn_ncnn.runtime.weights.makers import Makers
 from flexnn_ncnn.runtime.weights.resident import LayerKey, ResidentLayers, resident_key, resident_parts
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 
-__all__ = ["SLACK_BYTES", "LoadAhead", "most_bytes"]
+__all__ = ["SLACK_BYTES", "LoadAhead"]
 
-# What loading a layer takes at most, in weights as stored and with them: ncnn transforms a 3x3 kernel to 64, 36 or 16
-# numbers of 9, in tiles that may be as large as the result, and copies others once or twice.
-_WINOGRAD_NUMBERS = {"default": 64, "winograd63": 64, "winograd43": 36, "winograd23": 16}
-_TIMES_STORED = {kernel: 1.2 + 2 * numbers / 9 for kernel, numbers in _WINOGRAD_NUMBERS.items()} | {"in_place": 1.1}
-_TIMES_STORED_OTHERS = 3.5
 SLACK_BYTES = 2_000_000  # for the plan itself, and what Python takes while it reads it
 
 
 class LoadAhead:
-    """Loads what a plan keeps and the one in force does not.
-
-    It does not hold on to the plan: two at once are memory that Python does not give back.
+    """Loads what a plan keeps and the one in force does not: what takes most memory first, while there is most.
 
     Args:
         plan: the plan to come.
@@ -43,7 +36,7 @@ class LoadAhead:
     def __init__(self, plan: Plan, bin_path: str | os.PathLike[str], have: Iterable[LayerKey], room_bytes: int) -> None:
         self.layers, self.seconds = ResidentLayers(), 0.0
         self._source, self._makers = WeightSource(bin_path, plan.transformed_path, plan.page_cache), Makers(plan)
-        self._missing = list(_missing(plan, have))
+        self._missing = sorted(_missing(plan, have), key=lambda one: -one[-1].load_peak_bytes)
         self._room_bytes = room_bytes - SLACK_BYTES
 
     def load(self, seconds: float) -> bool:
@@ -57,7 +50,7 @@ class LoadAhead:
         with heap.mapped_alone(heap.PAGE_BYTES), heap.plugged():
             while self._missing:
                 key, owner, part = self._missing.pop(0)
-                if taken_bytes + most_bytes(owner, part) > self._room_bytes:
+                if taken_bytes + part.load_peak_bytes > self._room_bytes:
                     continue
                 self.layers.put(key, self._makers.of(owner, part)(self._source.load(part.pieces)))
                 taken_bytes = max(0, resident_bytes() - before_bytes)
@@ -72,13 +65,6 @@ class LoadAhead:
         self._missing = []
         self.layers.close()
         self._source.close()
-
-
-def most_bytes(owner: Step | Stage, part: Part) -> int:
-    """What loading a part takes at most."""
-    stored = sum(piece.count for piece in part.pieces) * 4  # as ncnn is given them, whatever the file has
-    times = _TIMES_STORED.get(owner.kernel, _TIMES_STORED_OTHERS)
-    return int(stored * (times if owner.type.startswith("Convolution") else min(times, _TIMES_STORED_OTHERS)))
 
 
 def _missing(plan: Plan, have: Iterable[LayerKey]) -> Iterator[tuple[LayerKey, Step | Stage, Part]]:

@@ -104,13 +104,14 @@ class ActivePlan:
         self.vehicle = open_plan(plan, request.param_path, request.bin_path)
         self.request, self.plan, self.sample = request, plan, Sample(arrays)
 
-    def change(self, request: Request, ahead: LoadAhead | None = None) -> None:
+    def change(self, request: Request, plan: Plan | None = None, ahead: LoadAhead | None = None) -> None:
         """Change to another budget, for the same inputs; what both plans keep stays loaded.
 
         The memory of the plan before is given back first: at no time is more held than the larger budget.
 
         Args:
             request: the budget.
+            plan: from `plan_beside` for it; by default it is read when the plan before is given back.
             ahead: from `load_ahead` for it, with some layers loaded.
 
         Raises:
@@ -122,7 +123,7 @@ class ActivePlan:
         begin, before_bytes = time.perf_counter(), self.request.budget_bytes
         kept = self._hand_over()
         try:
-            plan = self._prepared(request, self.sample)
+            plan = plan or self._prepared(request, self.sample)
             kept_bytes, all_bytes = kept_weight_bytes(kept, plan)
             if ahead is not None:
                 kept.absorb(ahead.layers)
@@ -141,21 +142,30 @@ class ActivePlan:
         if self._on_change is not None:
             self._on_change(self.last_change)
 
-    def load_ahead(self, request: Request, sample: Sample) -> LoadAhead | None:
-        """What may be loaded for a larger budget while the plan in force goes on; None where that is nothing.
+    def plan_beside(self, request: Request, sample: Sample) -> Plan | None:
+        """The plan for another budget, while the one in force goes on; None where there is no room for two.
 
         Raises:
             FlexnnError: as `preparation.prepare`.
         """
+        before, larger_bytes = self.plan, max(self.request.budget_bytes, request.budget_bytes)
+        if before is None or larger_bytes - before.predicted_peak_bytes <= SLACK_BYTES:
+            return None
+        return self._prepared(request, sample)
+
+    def load_ahead(self, request: Request, plan: Plan) -> LoadAhead | None:
+        """What may be loaded for a larger budget while the plan in force goes on; None where that is nothing.
+
+        Args:
+            request: the budget.
+            plan: from `plan_beside` for it.
+        """
         before = self.plan
-        if before is None or request.budget_bytes <= self.request.budget_bytes or before.vehicle != "layers":
+        if before is None or request.budget_bytes <= self.request.budget_bytes:
+            return None
+        if {before.vehicle, plan.vehicle} != {"layers"} or plan.model_id != before.model_id:
             return None
         room_bytes = request.budget_bytes - before.predicted_peak_bytes
-        if room_bytes <= SLACK_BYTES:
-            return None
-        plan = self._prepared(request, sample)
-        if plan.vehicle != "layers" or plan.model_id != before.model_id:
-            return None
         return LoadAhead(plan, request.bin_path, resident_keys(before), room_bytes)
 
     def _prepared(self, request: Request, sample: Sample) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flexnn_ncnn.preparing.preparation import Request
+from flexnn_ncnn.records.plan import Plan
 from flexnn_ncnn.runtime.advance import LoadAhead
 from flexnn_ncnn.sessions.active_plan import ActivePlan, Sample
 from flexnn_ncnn.sessions.turns import Turns
@@ -39,14 +40,16 @@ def change_beside(
     Raises:
         FlexnnError: as `ActivePlan.change`; the budget before stays in force.
     """
+    plan = None
     if sample is not None:
         active.prepare_ahead(request, sample)
-    ahead = _load_ahead(active, turns, request, sample, is_wanted) if sample is not None else None
+        plan = active.plan_beside(request, sample)
+    ahead = _load_ahead(active, turns, request, plan, is_wanted) if plan is not None else None
     try:
         with turns.change():
             if active.sample is not sample or not is_wanted():
                 return False
-            active.change(request, ahead)
+            active.change(request, plan, ahead)
             in_force()
             return True
     finally:
@@ -55,12 +58,12 @@ def change_beside(
 
 
 def _load_ahead(
-    active: ActivePlan, turns: Turns, request: Request, sample: Sample, is_wanted: Callable[[], bool]
+    active: ActivePlan, turns: Turns, request: Request, plan: Plan, is_wanted: Callable[[], bool]
 ) -> LoadAhead | None:
     """Between inferences, load what the larger budget will keep and there is room for already."""
     with turns.change():
         before, vehicle = active.plan, active.vehicle
-    ahead = active.load_ahead(request, sample) if vehicle is not None else None
+    ahead = active.load_ahead(request, plan) if vehicle is not None else None
     if ahead is None or vehicle is None:
         return None
     try:

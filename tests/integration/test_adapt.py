@@ -49,6 +49,9 @@ def test_every_budget_is_kept_and_every_change_is_told(planned_folder: Path) -> 
         if phase.switch is not None:
             assert phase.switch.first_latency_ms == samples[0].latency_ms
             assert phase.switch.stopped_ms > 0
+            waited_ms = phase.switch.delayed_ms + phase.switch.stopped_ms
+            longer_ms = max(0.0, samples[0].latency_ms - phase.latency_ms_median)
+            assert phase.switch.lost_ms == pytest.approx(waited_ms + longer_ms)
             assert phase.switch.inferences_meanwhile <= found.phases[number - 1].inferences - 4
         at += phase.inferences
     first, *changes = found.phases
