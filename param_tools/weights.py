@@ -212,6 +212,14 @@ class WeightFile:
         file, self._file = self._file, None
         return WeightFile(self.path, self.size_bytes, file, arrays)
 
+    def seen_as(self, arrays: tuple[tuple[WeightArray, ...], ...]) -> WeightFile:
+        """The same file, which stays this object's to close, as the weights of other layers.
+
+        Args:
+            arrays: per layer its arrays.
+        """
+        return WeightFile(self.path, self.size_bytes, self._file, arrays)
+
     def view(self, array: WeightArray) -> npt.NDArray[Any]:
         """The stored elements without a copy, read-only, in `array.encoding.dtype` and `array.shape`."""
         offset = array.offset_bytes + (TABLE_ENTRIES * 4 if array.encoding is Encoding.TABLE else 0)

@@ -6,12 +6,12 @@ Pure, and never for real work.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.records.plan import Placement, Plan
-from flexnn_ncnn.records.profile import ModelProfile
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 
 __all__ = ["first_fit", "without_kernel_choice", "without_memory_plan", "without_preloading", "without_slicing"]
 
@@ -20,12 +20,16 @@ _ALIGNMENT_BYTES = 64
 
 def without_kernel_choice(profile: ModelProfile) -> ModelProfile:
     """The profile with ncnn's own kernel of each layer alone."""
-    return replace(profile, layers=tuple(replace(layer, kernels=layer.kernels[:1]) for layer in profile.layers))
+
+    def own(layers: Iterable[LayerProfile]) -> tuple[LayerProfile, ...]:
+        return tuple(replace(layer, kernels=layer.kernels[:1]) for layer in layers)
+
+    return replace(profile, layers=own(profile.layers), expansions=tuple(map(own, profile.expansions)))
 
 
 def without_slicing(profile: ModelProfile) -> ModelProfile:
     """The profile of layers that cannot be cut: neither their weights into slices nor their blobs into slabs of rows,
-    so that there are no chains either."""
+    so that there are no chains either, nor layers into what they do inside."""
     layers = (
         replace(
             layer,
@@ -35,7 +39,7 @@ def without_slicing(profile: ModelProfile) -> ModelProfile:
         )
         for layer in profile.layers
     )
-    return replace(profile, layers=tuple(layers))
+    return replace(profile, layers=tuple(layers), expansions=())
 
 
 def without_preloading(plan: Plan) -> Plan:

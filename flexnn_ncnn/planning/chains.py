@@ -37,7 +37,14 @@ class ChainedProfile:
 
 
 def chain_levels(profile: ModelProfile) -> Iterator[ChainedProfile]:
-    """The profile as it is, then with ever more chains, each of which makes the blobs' peak smaller."""
+    """The profile as it is, then with ever more chains, each of which makes the blobs' peak smaller; where layers are
+    known to consist of others, the same with those in their place."""
+    yield from _levels(profile)
+    if profile.expansions:
+        yield from _levels(_expanded(profile))
+
+
+def _levels(profile: ModelProfile) -> Iterator[ChainedProfile]:
     level = ChainedProfile(profile, tuple((layer,) for layer in profile.layers))
     yield level
     for _ in range(_MAX_LEVELS):
@@ -46,6 +53,12 @@ def chain_levels(profile: ModelProfile) -> Iterator[ChainedProfile]:
             return
         level = smaller
         yield level
+
+
+def _expanded(profile: ModelProfile) -> ModelProfile:
+    inner = {layers[0].index: layers for layers in profile.expansions}
+    layers = (one for layer in profile.layers for one in inner.get(layer.index, (layer,)))
+    return replace(profile, layers=tuple(layers), expansions=())
 
 
 def _joined_at_peak(level: ChainedProfile) -> ChainedProfile | None:

@@ -7,7 +7,7 @@ so that a part in between may need a little more than both.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from flexnn_ncnn.planning.choices import Choice, run_peak
@@ -35,8 +35,11 @@ def refined(profile: ModelProfile, decided: Schedule, missing_bytes: Mapping[int
         changed[key] = tuple(
             _grown(cost, choice, missing) if cost.kernel == choice.kernel else cost for cost in kernels
         )
-    layers = tuple(replace(layer, kernels=changed.get(_alike(layer), layer.kernels)) for layer in profile.layers)
-    return replace(profile, layers=layers)
+
+    def grown(layers: Iterable[LayerProfile]) -> tuple[LayerProfile, ...]:
+        return tuple(replace(layer, kernels=changed.get(_alike(layer), layer.kernels)) for layer in layers)
+
+    return replace(profile, layers=grown(profile.layers), expansions=tuple(map(grown, profile.expansions)))
 
 
 def _alike(layer: LayerProfile) -> object:

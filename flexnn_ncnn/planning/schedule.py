@@ -34,7 +34,8 @@ class Workload:
         joint: the same for schedules that give memory back within an inference, see `planning.releases`; None where
             loads go on beside computing.
         choices: per layer the ways to run it.
-        chained: the same network with ever more layers joined to chains, for smaller arenas.
+        chained: the same network with ever more layers joined to chains, for smaller arenas, and with what layers do
+            inside in their place, for smaller loads.
     """
 
     profile: ModelProfile

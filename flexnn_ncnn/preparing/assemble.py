@@ -11,15 +11,16 @@ from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
 from flexnn_ncnn.planning.problem import StepBlobs
 from flexnn_ncnn.planning.simulate import Load, distances
 from flexnn_ncnn.preparing.load_peaks import with_load_peaks
+from flexnn_ncnn.preparing.params import typed_params
 from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, BlobLayout
 from flexnn_ncnn.records.plan import Part, Placement, Plan, Slab, Stage, Step, WeightPiece
 from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.records.staging import staged_bytes
 from param_tools.encoding import TABLE_ENTRIES, Encoding
-from param_tools.errors import UnsupportedLayerError
+from param_tools.expansion import expansion
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
-from param_tools.schema import COMMON_PARAMS, describe, int_params
+from param_tools.schema import int_params
 from param_tools.shapes import BlobShape
 from param_tools.slicing.registry import axes, take
 from param_tools.slicing.rule import ArrayTake, Axis
@@ -33,7 +34,6 @@ __all__ = [
     "slab_windows",
     "stock_plan",
     "streaming_axis",
-    "typed_params",
     "unpadded",
 ]
 
@@ -139,31 +139,6 @@ def layer_part(model: NcnnModel, index: int, axis: Axis | None = None, begin: in
     pieces = tuple(_piece(arrays[taken.array_index], taken) for taken in part.arrays)
     reads = next(((taken.begin, taken.end) for taken in part.inputs), (0, 0))
     return Part(begin, end, reads, typed_params(part.layer), pieces)
-
-
-def typed_params(layer: Layer) -> tuple[tuple[int, int | float | tuple[int | float, ...]], ...]:
-    """The layer's parameters with the type that ncnn reads each as.
-
-    ncnn ignores a float where it wants an integer, so such a parameter is left out.
-    """
-    kinds = {param.id: param.kind for param in (*describe(layer).params, *COMMON_PARAMS)}
-    typed: list[tuple[int, int | float | tuple[int | float, ...]]] = []
-    for param_id, param in layer.params.items():
-        kind, value = kinds.get(param_id), param.value
-        if isinstance(value, str):
-            if kind == "string" and value:
-                raise UnsupportedLayerError(
-                    f"layer {layer.name!r} ({layer.type}): the text parameter {param_id}={value!r} cannot be passed "
-                    "through ncnn's Python bindings",
-                    hint="export the model with fixed shapes",
-                )
-        elif isinstance(value, tuple):
-            typed.append((param_id, value))
-        elif kind == "float":
-            typed.append((param_id, float(value)))
-        elif isinstance(value, int):
-            typed.append((param_id, value))
-    return tuple(typed)
 
 
 def _takes(model: NcnnModel, index: int, axis: Axis) -> tuple[list[WeightArray], list[ArrayTake]]:
@@ -302,11 +277,17 @@ def stock_plan(profile: ModelProfile, budget_bytes: int, predicted_peak_bytes: i
     )
 
 
+def _files(model: NcnnModel, layer: LayerProfile) -> tuple[NcnnModel, int]:
+    """The model that a profiled layer is of, and its index there."""
+    return (expansion(model, layer.index), layer.inner) if layer.inner else (model, layer.index)
+
+
 def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: StepBlobs) -> Step:
+    files, index = _files(model, layer)
     kernel = choice.kernel if choice else "default"
     cost = next((cost for cost in layer.kernels if cost.kernel == kernel), None)
-    parts = _parts(model, layer, choice) if choice and blobs.mode != "join" else ()
-    slabs = _slabs(model, layer, choice)
+    parts = _parts(files, index, layer, choice) if choice and blobs.mode != "join" else ()
+    slabs = _slabs(files.model.layers[index], layer, choice)
     return Step(
         layer_index=layer.index,
         type=layer.type,
@@ -322,7 +303,7 @@ def _step(model: NcnnModel, layer: LayerProfile, choice: Choice | None, blobs: S
         parts=tuple(unpadded(layer.type, part) for part in parts) if slabs else parts,
         slabs=slabs,
         overwrites=blobs.overwrites,
-        pad_value=slab_padding(model.model.layers[layer.index]) if slabs else 0.0,
+        pad_value=slab_padding(files.model.layers[index]) if slabs else 0.0,
     )
 
 
@@ -379,20 +360,20 @@ def _chain(
     )
 
 
-def _slabs(model: NcnnModel, layer: LayerProfile, choice: Choice | None) -> tuple[Slab, ...]:
+def _slabs(layer: Layer, profiled: LayerProfile, choice: Choice | None) -> tuple[Slab, ...]:
     if choice is None or not choice.slab_rows:
         return ()
-    return layer_slabs(model.model.layers[layer.index], layer.input_layouts[0], choice.slab_rows)
+    return layer_slabs(layer, profiled.input_layouts[0], choice.slab_rows)
 
 
-def _parts(model: NcnnModel, layer: LayerProfile, choice: Choice) -> tuple[Part, ...]:
+def _parts(model: NcnnModel, index: int, layer: LayerProfile, choice: Choice) -> tuple[Part, ...]:
     if not layer.blob_axis or choice.part_units >= layer.units:
-        return (layer_part(model, layer.index),)
-    axis = streaming_axis(model, layer.index)
+        return (layer_part(model, index),)
+    axis = streaming_axis(model, index)
     ends = [*range(choice.part_units, layer.units, choice.part_units), layer.units]
     last = (ends[-1] - ends[-2]) // layer.granularity
     if layer.blob_axis == "c" and layer.granularity < WIDEST_ELEMPACK and last % 2 == 0:
         # slices of an odd number of granules are packed like the whole: a depthwise slice that is packed otherwise
         # than its input writes outside its memory
         ends.insert(-1, layer.units - layer.granularity)
-    return tuple(layer_part(model, layer.index, axis, begin, end) for begin, end in zip([0, *ends], ends, strict=False))
+    return tuple(layer_part(model, index, axis, begin, end) for begin, end in zip([0, *ends], ends, strict=False))

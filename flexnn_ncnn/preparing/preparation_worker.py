@@ -20,6 +20,7 @@ from flexnn_ncnn.planning.planner import workload
 from flexnn_ncnn.preparing.preparation import PlanCache, Request, open_part
 from flexnn_ncnn.preparing.profile_part import profile_towards
 from flexnn_ncnn.preparing.trials import FIRST_BASE_BYTES, Trials
+from flexnn_ncnn.profiling.expansions import with_expansions
 from flexnn_ncnn.profiling.profiler import profile_model
 from flexnn_ncnn.records.formats import write_plan, write_profile
 from flexnn_ncnn.records.machine import this_machine
@@ -107,6 +108,7 @@ def _profile(
         progress=progress,
         earlier=None if cache.profile_path.exists() else cache.earlier_profile(),
     )
+    measured = with_expansions(measured, model, progress=progress)
     write_profile(measured, cache.profile_path)
     return measured
 

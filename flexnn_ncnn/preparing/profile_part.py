@@ -35,7 +35,9 @@ def profile_towards(profile: ModelProfile, outputs: Collection[str]) -> ModelPro
         raise ProfileError(f"the profile has no layer that makes blob {min(unknown)!r}")
     inputs = tuple((blob, layout) for blob, layout in profile.inputs if blob in wanted)
     in_order = tuple(blob for layer in reversed(kept) for blob in layer.outputs if blob in outputs)
-    return replace(profile, inputs=inputs, outputs=in_order, layers=tuple(reversed(kept)))
+    indices = {layer.index for layer in kept}
+    expansions = tuple(inner for inner in profile.expansions if inner[0].index in indices)
+    return replace(profile, inputs=inputs, outputs=in_order, layers=tuple(reversed(kept)), expansions=expansions)
 
 
 def _split_into(layer: LayerProfile, outputs: Collection[str]) -> LayerProfile:

@@ -27,7 +27,7 @@ from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.memory import heap, process_memory
 from param_tools.model_io import NcnnModel
 
-__all__ = ["ProfileLimits", "profile_model"]
+__all__ = ["ProfileLimits", "Progress", "measured_layers", "profile_model"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -69,7 +69,7 @@ def profile_model(
     bench = Bench(model, options, limits)
     try:
         bench.source.read_through()
-        layers, read_rate = _measured_layers(bench, inputs, earlier, progress)
+        layers, read_rate = measured_layers(bench, inputs, earlier, progress)
     finally:
         bench.close()
     heap.trim()
@@ -87,7 +87,7 @@ def profile_model(
     )
 
 
-def _measured_layers(
+def measured_layers(
     bench: Bench, inputs: Mapping[str, npt.NDArray[Any]], earlier: ModelProfile | None, progress: Progress | None
 ) -> tuple[tuple[LayerProfile, ...], float]:
     """Every layer in execution order, Input layers left out, and the seconds of reading a byte of weights."""

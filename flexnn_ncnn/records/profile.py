@@ -25,7 +25,7 @@ __all__ = [
     "StorageProfile",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,7 @@ class LayerProfile:
         window: of a layer that can be computed by slabs of output rows, else None.
         convert_seconds: bringing its inputs into the layouts it wants.
         kernels: the ways to compute it, ncnn's own choice first.
+        inner: its index in what layer `index` of the file expands to (`param_tools.expansion`), or 0 for that itself.
     """
 
     index: int
@@ -172,6 +173,7 @@ class LayerProfile:
     window: RowWindow | None
     convert_seconds: float
     kernels: tuple[KernelCost, ...]
+    inner: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ class ModelProfile:
         read_seconds_per_byte: mapping weights that are in the page cache.
         storage: where the weights lie; None where that was not measured.
         base_bytes: code pages and Python objects of a run, beyond the idle process.
+        expansions: the inner layers, in execution order, that compute what one of `layers` does.
     """
 
     model_id: str
@@ -218,3 +221,4 @@ class ModelProfile:
     read_seconds_per_byte: float
     storage: StorageProfile | None
     base_bytes: int
+    expansions: tuple[tuple[LayerProfile, ...], ...] = ()

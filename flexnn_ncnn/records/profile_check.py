@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from itertools import accumulate, pairwise
 
@@ -35,12 +35,40 @@ def check_profile(profile: ModelProfile) -> None:
     _require(len(known) == len(profile.inputs), "the model", "has two inputs of one name")
     for _, layout in profile.inputs:
         _check_layout(layout, "the input")
-    for layer in profile.layers:
+    _require(all(layer.inner == 0 for layer in profile.layers), "the model", "has an inner layer outside of one")
+    _check_run(profile.layers, known)
+    _require(known.issuperset(profile.outputs), "the model", "has an output that no layer writes")
+    _check_expansions(profile)
+
+
+def _check_run(layers: Iterable[LayerProfile], known: set[str]) -> None:
+    """Proves that layers run one after the other from what is known, to which they add what they write."""
+    for layer in layers:
         _check_layer(layer)
         _require(known.issuperset(layer.inputs), repr(layer.name), "reads a blob that nothing writes before")
         _require(known.isdisjoint(layer.outputs), repr(layer.name), "writes a blob that is there already")
         known.update(layer.outputs)
-    _require(known.issuperset(profile.outputs), "the model", "has an output that no layer writes")
+
+
+def _check_expansions(profile: ModelProfile) -> None:
+    """Proves that inner layers compute what their layer does, from what it reads."""
+    whole = {layer.index: layer for layer in profile.layers}
+    elsewhere = {blob for layer in profile.layers for blob in layer.outputs} | {blob for blob, _ in profile.inputs}
+    for inner in profile.expansions:
+        layer = whole.pop(inner[0].index, None) if inner else None
+        if layer is None:
+            raise ProfileError("the model has inner layers of a layer that is not there, or has some already")
+        _require(
+            all(one.index == layer.index and one.inner > 0 for one in inner),
+            repr(layer.name),
+            "has others' inner layers",
+        )
+        made = set(layer.inputs)
+        _check_run(inner, made)
+        _require(made.issuperset(layer.outputs), repr(layer.name), "has inner layers that do not write its output")
+        within = made - set(layer.inputs) - set(layer.outputs)
+        _require(elsewhere.isdisjoint(within), repr(layer.name), "has an inner layer that writes another's blob")
+        elsewhere |= within
 
 
 def _check_layer(layer: LayerProfile) -> None:

@@ -19,6 +19,7 @@ from flexnn_ncnn.planning.planner import Workload, schedule, schedule_of, smalle
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.preparing.assemble import assemble_plan
 from flexnn_ncnn.profiling import cutting
+from flexnn_ncnn.profiling.expansions import with_expansions
 from flexnn_ncnn.profiling.profiler import ProfileLimits, profile_model
 from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.records.plan import Plan, Step
@@ -60,7 +61,7 @@ class Prepared:
 
     @property
     def levels(self) -> tuple[Workload, ...]:
-        """The layers one by one, and joined to ever more chains."""
+        """The layers one by one, and joined to ever more chains; then the same with what layers do inside."""
         return (self.work, *self.work.chained)
 
     def plan_of(self, chosen: Sequence[Choice | None], level: int = 0) -> Plan:
@@ -111,7 +112,7 @@ def prepared_files(
     with open_model(param_path) as opened:
         thresholds = {name: 1 if cut_all else getattr(cutting, name) for name in _CUT_FROM}
         with mock.patch.multiple(cutting, **thresholds):
-            profile = profile_model(opened, "model", None, inputs, options, limits)
+            profile = with_expansions(profile_model(opened, "model", None, inputs, options, limits), opened, limits)
         yield Prepared(opened, options, inputs, profile, workload(profile))
 
 
