@@ -16,6 +16,7 @@ __all__ = ["Range", "ReadAhead", "drop"]
 _SPAN_BYTES = 2 * 1024 * 1024  # looked at as a whole: it is cached, or it is read
 _LONGEST_READ_BYTES = 8 * 1024 * 1024  # in one call, as the thread need not have Python's interpreter lock meanwhile
 _SCRATCH_BYTES = 64 * 1024
+_NEARLY_ALL = 0.95
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -37,12 +38,13 @@ class Range(NamedTuple):
         return self.end - self.begin
 
     def reaches(self, other: Range) -> bool:
-        """Whether the other one follows it on the same page or the next: then both are read as one."""
-        return self.file_descriptor == other.file_descriptor and 0 <= other.begin - self.end < mmap.PAGESIZE
+        """Whether the other one begins in it, or follows it on the same page or the next: then both are read as one."""
+        is_later = self.file_descriptor == other.file_descriptor and self.begin <= other.begin
+        return is_later and other.begin - self.end < mmap.PAGESIZE
 
     def and_up_to(self, end: int) -> Range:
-        """From its begin to `end`."""
-        return Range(self.file_descriptor, self.begin, end)
+        """From its begin to `end`, or to its own if that is later."""
+        return Range(self.file_descriptor, self.begin, max(end, self.end))
 
 
 class ReadAhead:
@@ -52,6 +54,10 @@ class ReadAhead:
     caller's time and leaves the file in small pages, which cost ten times as much to map; and who touches a mapping
     that is not cached waits with the interpreter lock held, which the thread needs for its next read. What is cached
     already is not read, and finding out takes a microsecond for every few megabytes.
+
+    Told to read some of a file the kernel reads megabytes beyond, which is right where nearly all of it is wanted. Else
+    it is told to read no more than it is asked for, since what is in between stays in memory and would be read in vain,
+    and push something else out: that leaves small pages, too, whose mapping costs less than that.
 
     Args:
         loads: the ranges of each load, in the cyclic order they are needed in; their files are closed after this.
@@ -68,6 +74,8 @@ class ReadAhead:
         self._cycle, self._load = -1, len(loads)
         self._longest_bytes = max(_SPAN_BYTES, min(_LONGEST_READ_BYTES, self._window_bytes // 2))
         self._byte = [bytearray(1)]
+        if self._window_bytes:
+            _read_exactly(self._spans)
         self._thread: threading.Thread | None = None  # from the first span on that is not cached
         self._start()
 
@@ -82,11 +90,13 @@ class ReadAhead:
             return
         if self._thread is not None and not self._thread.is_alive():  # a fork has no threads
             self._start()
-        self._cycle += load <= self._load
-        self._load = load
+        begins_anew, self._load = load <= self._load, load
+        self._cycle += begins_anew
         first, after = self._firsts[load : load + 2]
         begin = self._cycle * len(self._spans)
-        self._looked_at = max(self._looked_at, begin + first)
+        # what was cached at the end of an inference may be gone by the next
+        looks_again = begins_anew and not self._unread
+        self._looked_at = begin + first if looks_again else max(self._looked_at, begin + first)
         end_bytes = self._cycle * self._before[-1] + self._before[after]
         self._look_up_to(end_bytes + self._window_bytes, begin + len(self._spans) + first)
         if self._unread:
@@ -163,6 +173,17 @@ class ReadAhead:
                 break
             count, whole = count + 1, whole.and_up_to(span.end)
         return count, whole
+
+
+def _read_exactly(spans: Sequence[Range]) -> None:
+    """Have the system read no more of each file than it is told, unless nearly all that lies between is wanted."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for descriptor in {span.file_descriptor for span in spans}:
+        found = {span for span in spans if span.file_descriptor == descriptor}
+        extent_bytes = max(span.end for span in found) - min(span.begin for span in found)
+        if sum(span.size_bytes for span in found) < _NEARLY_ALL * extent_bytes:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def drop(part: Range) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from flexnn_ncnn.records.layout import OVERREAD_BYTES
 from flexnn_ncnn.records.plan import WeightPiece
 from flexnn_ncnn.runtime.weights.direct_stream import DirectStream, largest_load_bytes
 from flexnn_ncnn.runtime.weights.page_cache import Range, ReadAhead
@@ -151,5 +152,6 @@ class MappedStream:
 
 
 def _range(source: WeightSource, piece: WeightPiece) -> Range:
+    """What is mapped of a file: one page that is not cached would have the system read megabytes around it."""
     file, begin = source.file_of(piece.offset_bytes)
-    return Range(file.file_descriptor, begin, begin + piece.stored_bytes)
+    return Range(file.file_descriptor, begin, min(begin + piece.stored_bytes + OVERREAD_BYTES, file.size_bytes))
