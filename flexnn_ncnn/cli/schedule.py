@@ -96,8 +96,8 @@ def schedule(
     """Plan a model within a memory budget, without running it.
 
     MODEL may also be a profile: a .json of 'flexnn profile', which need not be of this machine, or FlexNN's own
-    .memprof with its .timeprof beside it. A model is profiled first unless the cache has its profile. The plan is not
-    tried: 'flexnn run' does that, and what it learns of a run's memory is used here.
+    .memprof with its .timeprof beside it. A model is profiled first unless the cache has its profile, within the budget
+    where it can be. The plan is not tried: 'flexnn run' does that, and what it learns of a run's memory is used here.
 
     \b
     Examples:
@@ -114,7 +114,9 @@ def schedule(
     if stock and budgets is None:
         raise UsageError("--stock is a point of a sweep", hint="give --sweep")
     _check_targets((out_path, plot_path), export_folder, overwrite)
-    scheduler, request, measured = _open(model, bin_path, inputs, image, shapes, threads, stock, quiet)
+    scheduler, request, measured = _open(
+        model, bin_path, budget_bytes or 0, inputs, image, shapes, threads, stock, quiet
+    )
     if request is None and out_path:
         raise UsageError("a plan says where weights lie in the model's files", hint="give the model, not its profile")
     base = "found by trial" if scheduler.base_is_known else "assumed, as no plan was tried yet"
@@ -159,6 +161,7 @@ def _check_targets(paths: tuple[Path | None, Path | None], export_folder: Path |
 def _open(
     model: str,
     bin_path: Path | None,
+    budget_bytes: int,
     inputs: tuple[str, ...],
     image: Path | None,
     shapes: Shapes,
@@ -184,7 +187,7 @@ def _open(
         return Scheduler.of_profile(from_flexnn_profile(read_flexnn_profile(prefix), prefix.name)), None, ()
     files = resolve_model(model, bin_path)
     feed = read_feed(model, files, inputs, image, shapes)
-    request = Request(files.param_path, files.bin_path, 0, RunOptions(num_threads=threads))
+    request = Request(files.param_path, files.bin_path, budget_bytes, RunOptions(num_threads=threads))
     with ProgressBars(disable=quiet) as bars:
         scheduler = Scheduler.of_model(request, feed.arrays, bars.update)
     measured = (measure_stock(request, feed.arrays, scheduler.profile.outputs),) if stock else ()

@@ -134,6 +134,9 @@ def is_prepared(request: Request, inputs: Arrays, *, folder: Path | None = None)
 def ask_preparer(do: str, request: Request, inputs: Arrays, folder: Path, progress: Progress | None) -> None:
     """Have a child process "profile" a model, or "prepare" a plan, into the cache in `folder`.
 
+    Profiling holds no more than the budget of the request, unless that is 0 or it needs more; asked to "profile_within"
+    it is refused then.
+
     Raises:
         FlexnnError: as `prepare`.
     """
@@ -206,12 +209,18 @@ class PlanCache:
         fits = found is not None and (found.model_id, found.machine) == (self.model_id, self.machine)
         return found if fits else None
 
-    def earlier_profile(self) -> ModelProfile | None:
-        """A profile for inputs of other shapes, if there is one."""
+    def profile_for(self, budget_bytes: int) -> ModelProfile | None:
+        """The profile if it is there and tells as much as one made for this budget, 0 for any, would."""
+        found = self.read_profile()
+        return found if found is not None and found.serves(budget_bytes) else None
+
+    def earlier_profile(self, budget_bytes: int) -> ModelProfile | None:
+        """A profile for inputs of other shapes, if there is one that does for this budget."""
         alike = self.folder.name.partition("-")[0]
         for path in sorted(self.folder.parent.glob(f"{alike}-*/profile*.json")):
             found = _read_or_none(read_profile, path)
-            if found is not None and (found.model_id, found.machine) == (self.model_id, self.machine):
+            is_ours = found is not None and (found.model_id, found.machine) == (self.model_id, self.machine)
+            if found is not None and is_ours and found.serves(budget_bytes):
                 return found
         return None
 

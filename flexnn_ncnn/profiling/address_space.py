@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import numpy as np
 
+from flexnn_ncnn.records.layout import align_up
+
 __all__ = ["AddressSpace"]
 
 _MOST_BYTES = 1 << 34 if sys.maxsize > 1 << 32 else 1 << 28
@@ -27,11 +29,20 @@ class AddressSpace:
         self._pages = _mapped()
         self.memory = np.frombuffer(self._pages, np.uint8)
 
-    def renew(self) -> None:
-        """Give all pages back, and ask for huge ones from now on, as the executor's arena has them."""
+    def renew(self, *, huge: bool = True) -> None:
+        """Give all pages back, and ask for huge ones from now on if wanted, as the executor's arena has them."""
         with suppress(OSError, AttributeError):
             self._pages.madvise(mmap.MADV_DONTNEED)
-            self._pages.madvise(mmap.MADV_HUGEPAGE)
+            if huge:
+                self._pages.madvise(mmap.MADV_HUGEPAGE)
+
+    def give_back(self, begin_bytes: int, end_bytes: int) -> None:
+        """Give the pages that lie whole within a range back; they are zeros then."""
+        begin = align_up(begin_bytes, mmap.PAGESIZE)
+        size = min(end_bytes, self.memory.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        if size > 0:
+            with suppress(OSError, AttributeError):
+                self._pages.madvise(mmap.MADV_DONTNEED, begin, size)
 
 
 def _mapped() -> mmap.mmap:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.profiling.facts import ProfileLimits
+from flexnn_ncnn.preparing.assemble import slab_padding
+from flexnn_ncnn.profiling.facts import KernelFacts, ProfileLimits
 from flexnn_ncnn.profiling.pool import BlobPool
+from flexnn_ncnn.profiling.room import Room
 from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.options import KERNELS, RunOptions
-from flexnn_ncnn.records.plan import Part, Slab
+from flexnn_ncnn.records.plan import Part, Slab, WeightPiece
 from flexnn_ncnn.runtime import native
+from flexnn_ncnn.runtime.memory import heap, process_memory
 from flexnn_ncnn.runtime.memory.blob_memory import LIST_MODES, Blob, output_mat
+from flexnn_ncnn.runtime.memory.code_pages import forget_code
 from flexnn_ncnn.runtime.slabs import forward_slabs, slab_views
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from param_tools.graph import Layer
 from param_tools.model_io import NcnnModel
 
 __all__ = ["Bench", "PartRun", "own_arrays", "run_into"]
+
+_COPIED_AT_ONCE = 1 << 18  # values
+# within less, what lies in a huge page beside what is used is worth giving back
+_HUGE_FROM_BYTES = 32_000_000
 
 
 class Bench:
@@ -37,6 +46,7 @@ class Bench:
         source: where the weights are.
         scratch: where layers allocate while they compute.
         pool: where blobs lie.
+        room: memory that may be held.
         clock: of this thread, which other processes do not disturb; with several threads there is no such clock.
     """
 
@@ -45,6 +55,7 @@ class Bench:
         self.source = WeightSource(model.bin_path)
         self.scratch, self.pool = ScratchRegion(), BlobPool()
         self.clock = time.thread_time if options.num_threads == 1 else time.perf_counter
+        self.room = Room(limits.bound_bytes, limits.idle_bytes or process_memory.resident_bytes())
         self._weightless: dict[object, native.LoadedLayer] = {}
         self._options = {kernel: native.make_option(options, kernel) for kernel in KERNELS}
         self._run_options = {
@@ -70,8 +81,32 @@ class Bench:
 
     def begin_timing(self) -> None:
         """From now on blobs and workspace lie in memory as they do in a run."""
-        self.pool.space.renew()
-        self.scratch.space.renew()
+        huge = not self.room.gave_back or (self.limits.bound_bytes or 0) >= _HUGE_FROM_BYTES
+        self.pool.space.renew(huge=huge)
+        self.scratch.space.renew(huge=huge)
+
+    def make_room(self, need_bytes: int) -> None:
+        """Give back what is free if there is no room for so much."""
+        if self.room.left_bytes >= need_bytes:
+            return
+        self._give_back()
+        self.room.gave_back = True
+        if self.room.left_bytes < need_bytes:
+            forget_code()
+
+    def warm(self, run: PartRun, kernel: KernelFacts) -> None:
+        """Have in memory what a part allocates, if it may have been given back: in a run it is there."""
+        if not self.room.gave_back:
+            return
+        self.scratch.warm(kernel.scratch_bytes)
+        if run.part.pieces:
+            run.load(self.source.load(run.part.pieces)).close()
+            heap.join_tiny_blocks()  # or the next load might not fit where this one was
+
+    def _give_back(self) -> None:
+        self.pool.give_back()
+        self.scratch.give_back()
+        heap.trim()
 
     def weightless(self, run: PartRun) -> native.LoadedLayer:
         """A part without weights, loaded when it is asked for first, and kept."""
@@ -115,8 +150,9 @@ class PartRun:
         )
 
     def by_slabs(self, loaded: native.LoadedLayer, slabs: Sequence[Slab], bottom: native.Mat, top: native.Mat) -> None:
-        """Compute some slabs of rows."""
-        forward_slabs(loaded, slab_views(slabs, self.read(bottom), top), 0.0, self._run_option)
+        """Compute some slabs of rows; the part leaves padding to its caller."""
+        views = slab_views(slabs, self.read(bottom), top)
+        forward_slabs(loaded, views, slab_padding(self._layer), self._run_option)
 
     def read(self, bottom: native.Mat) -> native.Mat:
         """What the part reads of its layer's input."""
@@ -149,5 +185,18 @@ def run_into(loaded: native.LoadedLayer, mode: str, bottoms: Sequence[native.Mat
 
 
 def own_arrays(bench: Bench, part: Part) -> list[npt.NDArray[Any]]:
-    """A part's weights in memory of our own, so that loading it faults nothing in."""
-    return [np.array(array) for array in bench.source.load(part.pieces)]
+    """A part's weights in memory of our own, so that loading it faults nothing in; no second copy is held meanwhile."""
+    return [_own_array(bench.source, piece) for piece in part.pieces]
+
+
+def _own_array(source: WeightSource, piece: WeightPiece) -> npt.NDArray[Any]:
+    if piece.count <= _COPIED_AT_ONCE:
+        return np.array(source.load([piece])[0])
+    array = np.empty(piece.count, np.int8 if piece.encoding == "int8" else np.float32)
+    for begin in range(0, piece.count, _COPIED_AT_ONCE):
+        count = min(_COPIED_AT_ONCE, piece.count - begin)
+        before = replace(piece, count=begin).stored_bytes
+        array[begin : begin + count] = source.load(
+            [replace(piece, offset_bytes=piece.offset_bytes + before, count=count)]
+        )[0]
+    return array

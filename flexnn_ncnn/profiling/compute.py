@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.preparing.assemble import layer_part
+from flexnn_ncnn.preparing.assemble import layer_part, layer_slabs, unpadded
 from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, Sample, Span
+from flexnn_ncnn.records.plan import Part, Slab
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.memory.blob_memory import PartTarget
@@ -34,7 +35,7 @@ class Computed:
         return self.convert_seconds + sum(one.read + one.transform + one.compute for one in self.samples)
 
 
-def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs, *, small: bool = False) -> Computed:
+def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs, *, timed: bool = False) -> Computed:
     """Compute a layer from and to `blobs`.
 
     Args:
@@ -42,7 +43,7 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
         facts: the layer.
         number: of the kernel; counted on from the first again where there are fewer.
         blobs: those that are alive.
-        small: compute a small part before, too, where the layer can be cut.
+        timed: compute a small part before, too, where the layer can be cut, and have all memory as it is in a run.
     """
     if facts.mode == "gather":
         return Computed((_gathered(bench, facts, blobs),))
@@ -53,14 +54,19 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
         for name in facts.layer.outputs:
             blobs.put(name, blobs[source], blobs.owner(source))
         return Computed()
+    kernel = facts.kernels[number % len(facts.kernels)]
+    inputs = list(zip(facts.layer.inputs, facts.input_layouts, strict=True))
+    copied_bytes = sum(layout.size_bytes for name, layout in inputs if layout != blobs.layout(name))
+    bench.make_room(facts.part_bytes(kernel) + facts.output_bytes + copied_bytes)
     begin = bench.clock()
-    bottoms = [blobs.wanted(name, layout) for name, layout in zip(facts.layer.inputs, facts.input_layouts, strict=True)]
+    bottoms = [blobs.wanted(name, layout) for name, layout in inputs]
     convert_seconds = bench.clock() - begin
     mats = [mat for mat, _ in bottoms]
-    kernel = facts.kernels[number % len(facts.kernels)]
     if facts.axis is not None:
-        return Computed(tuple(_parts(bench, facts, kernel, mats[0], blobs, small)), convert_seconds)
-    run = PartRun(bench, facts.layer, layer_part(bench.model, facts.index), kernel.kernel)
+        return Computed(tuple(_parts(bench, facts, kernel, mats[0], blobs, timed)), convert_seconds)
+    run = PartRun(bench, facts.layer, _cut(facts, layer_part(bench.model, facts.index)), kernel.kernel)
+    if timed:
+        bench.warm(run, kernel)
     if facts.mode == "alias":
         top = native.empty_mat()
         sample = _timed(bench, run, kernel, 1, lambda loaded: loaded.forward(mats[0], top))
@@ -71,40 +77,63 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
         mats[0] = tops[0].mat
     else:
         tops = [bench.blob(layout, facts.layer) for layout in facts.output_layouts]
-    sample = _timed(bench, run, kernel, 1, lambda loaded: run_into(loaded, facts.mode, mats, tops))
+    slabs = _slabs(facts, mats)
+
+    def compute(loaded: native.LoadedLayer) -> None:
+        if slabs:
+            run.by_slabs(loaded, slabs, mats[0], tops[0].mat)
+        else:
+            run_into(loaded, facts.mode, mats, tops)
+
+    sample = _timed(bench, run, kernel, 1, compute)
     for name, blob in zip(facts.layer.outputs, tops, strict=True):
         blobs.put(name, blob.mat, blob)
     return Computed((sample,), convert_seconds)
 
 
 def _parts(
-    bench: Bench, facts: LayerFacts, kernel: KernelFacts, bottom: native.Mat, blobs: LiveBlobs, small: bool
+    bench: Bench, facts: LayerFacts, kernel: KernelFacts, bottom: native.Mat, blobs: LiveBlobs, timed: bool
 ) -> Sequence[Sample]:
     """Every part of a layer that can be cut, straight into the parts of its output."""
     assert facts.axis is not None
-    samples = []
+    samples, slabs = [], _slabs(facts, [bottom])
 
     def part_run(span: Span) -> PartRun:
         part = layer_part(bench.model, facts.index, facts.axis, *span)
-        return PartRun(bench, facts.layer, part, kernel.kernel)
+        return PartRun(bench, facts.layer, _cut(facts, part), kernel.kernel)
 
     whole = bench.blob(facts.output_layouts[0], facts.layer)
-    small_spans = [(0, facts.small_units)] if small and facts.small_units else []
+    small_spans = [(0, facts.small_units)] if timed and facts.small_units else []
     for begin, end in (*small_spans, *facts.spans):
         run = part_run((begin, end))
-        if end - begin == facts.axis.units:
+        bench.make_room(facts.part_bytes(kernel))
+        if timed:
+            bench.warm(run, kernel)
+        if end - begin == facts.axis.units and not slabs:
             samples.append(_timed(bench, run, kernel, end, lambda loaded: loaded.forward(bottom, whole.mat)))
             break
         target = whole.part(facts.axis.blob_axis, begin, end)
 
         def compute(loaded: native.LoadedLayer, run: PartRun = run, target: PartTarget = target) -> None:
             top = target.mat
-            loaded.forward(run.read(bottom), top)
+            if slabs:
+                run.by_slabs(loaded, slabs, bottom, top)
+            else:
+                loaded.forward(run.read(bottom), top)
             target.store(top)
 
         samples.append(_timed(bench, run, kernel, end - begin, compute))
     blobs.put(facts.layer.outputs[0], whole.mat, whole)
     return samples
+
+
+def _cut(facts: LayerFacts, part: Part) -> Part:
+    """A part as it is measured: by slabs it leaves padding to its caller."""
+    return unpadded(facts.layer.type, part) if facts.slab_rows else part
+
+
+def _slabs(facts: LayerFacts, bottoms: Sequence[native.Mat]) -> tuple[Slab, ...]:
+    return layer_slabs(facts.layer, native.layout_of(bottoms[0]), facts.slab_rows) if facts.slab_rows else ()
 
 
 def _timed(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from flexnn_ncnn.preparing.assemble import slab_windows
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, PartMemory, Sample
 from flexnn_ncnn.profiling.fit import lasting, line, spread
+from flexnn_ncnn.profiling.heap_use import HEAP_NOISE_BYTES
 from flexnn_ncnn.profiling.timing import Timings
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear, Points, RowWindow, SlabCost
@@ -14,8 +15,6 @@ from param_tools.graph import Layer
 
 __all__ = ["layer_profile", "read_seconds_per_byte"]
 
-# Less is what the kernel miscounts, and not worth planning for.
-_HEAP_NOISE_BYTES = 128 * 1024
 # slabs that seem to save more of a layer's time were measured when the machine did something else before, or after
 _MOST_SAVED = 0.2
 
@@ -70,7 +69,7 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
         return line(small.units, of_part(small), large.units, of_part(large))
 
     def heap(part: PartMemory) -> int:
-        return part.run_heap_bytes if part.run_heap_bytes >= _HEAP_NOISE_BYTES else 0
+        return part.run_heap_bytes if part.run_heap_bytes >= HEAP_NOISE_BYTES else 0
 
     compute_seconds = seconds(lambda one: one.compute)
     return KernelCost(
@@ -83,7 +82,7 @@ def _kernel_cost(facts: LayerFacts, kernel: KernelFacts, timings: Timings, read_
         kept_bytes=held(lambda part: part.kept_bytes),
         load_peak_bytes=held(lambda part: part.load_peak_bytes),
         run_peak_bytes=Points(
-            tuple(part.units for part in kernel.parts), tuple(float(part.run_peak_bytes) for part in kernel.parts)
+            tuple(part.units for part in kernel.parts), tuple(_run_peak(facts, part) for part in kernel.parts)
         ),
         run_heap_bytes=held(heap),
         events=kernel.events,
@@ -98,10 +97,16 @@ def _slab_cost(kernel: KernelFacts, facts: LayerFacts, whole_seconds: float) -> 
     window = _row_window(facts.layer, facts.input_layouts)
     assert window is not None
     sizes = (*(slab.rows for slab in kernel.slabs), window.outputs)
-    peaks = (*(float(slab.run_peak_bytes) for slab in kernel.slabs), float(kernel.parts[-1].run_peak_bytes))
+    peaks = (*(float(slab.run_peak_bytes) for slab in kernel.slabs), _run_peak(facts, kernel.parts[-1]))
     least = -_MOST_SAVED * whole_seconds / window.outputs  # for a row
     seconds = (*(max(slab.seconds_per_slab, least * slab.rows) for slab in kernel.slabs), 0.0)
     return SlabCost(window.outputs, kernel.slab_granularity, Points(sizes, peaks), Points(sizes, seconds))
+
+
+def _run_peak(facts: LayerFacts, part: PartMemory) -> float:
+    """Workspace of a part at once: rather too much where it was seen by slabs of rows alone."""
+    window = _row_window(facts.layer, facts.input_layouts) if facts.slab_rows else None
+    return part.run_peak_bytes * (window.outputs / facts.slab_rows if window else 1.0)
 
 
 def _row_window(layer: Layer, bottoms: Sequence[BlobLayout]) -> RowWindow | None:

@@ -33,8 +33,9 @@ def with_expansions(
     Raises:
         ProfileError: an inner layer cannot be run on its own.
     """
+    limits = limits or ProfileLimits()
     known: dict[object, tuple[LayerProfile, ...]] = {}
-    found = []
+    found, bound_bytes, peak_bytes = [], profile.bound_bytes, profile.peak_bytes
     for layer in profile.layers:
         in_file = model.model.layers[layer.index]
         if not can_expand(in_file):
@@ -43,9 +44,11 @@ def with_expansions(
         encodings = tuple(array.encoding for array in model.weights.arrays[layer.index])
         alike = (tuple(in_file.params.items()), encodings, layer.input_layouts, _reads(in_file.inputs))
         if alike not in known:
-            known[alike] = _measured(files, layer, profile, limits or ProfileLimits(), progress)
+            known[alike], is_limited, held_bytes = _measured(files, layer, profile, limits, progress)
+            bound_bytes = max(bound_bytes, (limits.bound_bytes or 0) if is_limited else 0)
+            peak_bytes = max(peak_bytes, held_bytes)
         found.append(tuple(_renamed(one, layer.index, files.model) for one in known[alike]))
-    return replace(profile, expansions=tuple(found))
+    return replace(profile, expansions=tuple(found), bound_bytes=bound_bytes, peak_bytes=peak_bytes)
 
 
 def _reads(blobs: tuple[str, ...]) -> tuple[int, ...]:
@@ -55,7 +58,8 @@ def _reads(blobs: tuple[str, ...]) -> tuple[int, ...]:
 
 def _measured(
     files: NcnnModel, layer: LayerProfile, profile: ModelProfile, limits: ProfileLimits, progress: Progress | None
-) -> tuple[LayerProfile, ...]:
+) -> tuple[tuple[LayerProfile, ...], bool, int]:
+    """The inner layers of a layer, whether the bound on memory made them be cut finer, and what measuring them held."""
     # zeros would hide what a kernel reads
     values = np.random.default_rng(0)
     inputs = {
@@ -64,10 +68,11 @@ def _measured(
     }
     bench = Bench(files, profile.options, limits)
     try:
-        layers, _ = measured_layers(bench, inputs, profile, progress)
+        layers, _, is_limited = measured_layers(bench, inputs, profile, progress)
+        bench.room.note_peak()
     finally:
         bench.close()
-    return layers
+    return layers, is_limited, bench.room.peak_bytes
 
 
 def _renamed(one: LayerProfile, index: int, model: Model) -> LayerProfile:

@@ -24,12 +24,16 @@ class ProfileLimits:
         part_bytes: most raw weights held at once where a layer can be sliced.
         timing_seconds: small networks are timed more than once until this is spent.
         least_rounds, most_rounds: how often every kernel of every layer is timed.
+        bound_bytes: what profiling may hold beyond the idle process; None for as much as it takes.
+        idle_bytes: resident set of the idle process; 0 for that when profiling begins.
     """
 
     part_bytes: int = 16_000_000
     timing_seconds: float = 0.25
     least_rounds: int = 2
     most_rounds: int = 5
+    bound_bytes: int | None = None
+    idle_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,16 @@ class KernelFacts:
     slab_granularity: int = 1
     load_seconds: Linear | None = None
 
+    @property
+    def heap_bytes(self) -> int:
+        """Most of the heap that a part takes."""
+        return max((max(part.load_peak_bytes, part.kept_bytes + part.run_heap_bytes) for part in self.parts), default=0)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most workspace of a part as it is measured, by slabs or at once."""
+        return max((part.run_peak_bytes for part in self.parts), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
@@ -99,6 +113,7 @@ class LayerFacts:
         raw_bytes: weights as they lie in the file.
         axis: what it is cut along, or None.
         spans: the parts it is measured in: as large as the limits allow.
+        slab_rows: output rows it is measured by at a time, 0 for all at once.
         small_units: units of a small part, to tell what does not depend on them; 0 where it is not cut.
         kernels: the ways to compute it, ncnn's own choice first; none where nothing is computed.
         alike: equal for layers that differ in their weights alone.
@@ -112,6 +127,7 @@ class LayerFacts:
     raw_bytes: int
     axis: Axis | None
     spans: tuple[Span, ...]
+    slab_rows: int
     small_units: int
     kernels: tuple[KernelFacts, ...]
     alike: Hashable
@@ -120,6 +136,19 @@ class LayerFacts:
     def part_units(self) -> int:
         """Units of the largest part."""
         return self.spans[0][1] - self.spans[0][0]
+
+    @property
+    def output_bytes(self) -> int:
+        """All of its outputs."""
+        return sum(layout.size_bytes for layout in self.output_layouts)
+
+    def part_bytes(self, kernel: KernelFacts) -> int:
+        """What a part of it takes to load and compute, blobs left out.
+
+        The heap grows by more than a layer takes where what others left in it does not fit.
+        """
+        raw_bytes = self.raw_bytes * self.part_units // self.axis.units if self.axis else self.raw_bytes
+        return kernel.scratch_bytes + kernel.heap_bytes * 5 // 4 + raw_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@ import ctypes
 
 from flexnn_ncnn.runtime.memory import process_memory
 
-__all__ = ["used_bytes"]
+__all__ = ["HEAP_NOISE_BYTES", "used_bytes"]
+
+HEAP_NOISE_BYTES = 128 * 1024
+"""Less is what the kernel miscounts, and not worth planning for."""
 
 
 class _MallInfo(ctypes.Structure):

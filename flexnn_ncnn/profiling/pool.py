@@ -27,6 +27,13 @@ class BlobPool:
         self.space = AddressSpace()
         self._used: list[tuple[int, int]] = []  # (begin, end), ascending
 
+    def give_back(self) -> None:
+        """Give the memory between blobs back."""
+        begin = 0
+        for used_begin, used_end in (*self._used, (self.space.memory.nbytes, 0)):
+            self.space.give_back(begin, used_begin)
+            begin = used_end
+
     def blob(self, layout: BlobLayout, allocator: native.ScratchAllocator | None = None) -> Blob:
         """A blob whose pages are in memory: a run must not pay for them, nor find all of them in a cache.
 

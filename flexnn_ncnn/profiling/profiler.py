@@ -22,7 +22,7 @@ from flexnn_ncnn.profiling.timing import rounds_within, time_layers
 from flexnn_ncnn.profiling.walk import Walk
 from flexnn_ncnn.records.machine import Machine
 from flexnn_ncnn.records.options import RunOptions
-from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.profile import LayerProfile, ModelProfile, StorageProfile
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.memory import heap, process_memory
 from param_tools.model_io import NcnnModel
@@ -42,6 +42,7 @@ def profile_model(
     progress: Progress | None = None,
     *,
     earlier: ModelProfile | None = None,
+    storage: StorageProfile | None = None,
 ) -> ModelProfile:
     """Profile a model.
 
@@ -55,6 +56,7 @@ def profile_model(
         progress: called with (what, done, of).
         earlier: a profile of the same files, machine and options for inputs of other shapes: what does not depend on
             them is taken from it.
+        storage: as it was found before, in which case the file is not read through once more.
 
     Raises:
         InputError: an input is missing or has a shape that the network cannot take.
@@ -68,8 +70,11 @@ def profile_model(
     before = process_memory.resident_bytes()
     bench = Bench(model, options, limits)
     try:
-        bench.source.read_through()
-        layers, read_rate = measured_layers(bench, inputs, earlier, progress)
+        if storage is None:
+            bench.source.read_through()
+            heap.trim()
+        layers, read_rate, is_limited = measured_layers(bench, inputs, earlier, progress)
+        bench.room.note_peak()
     finally:
         bench.close()
     heap.trim()
@@ -82,15 +87,20 @@ def profile_model(
         outputs=outputs,
         layers=layers,
         read_seconds_per_byte=read_rate,
-        storage=earlier.storage if earlier else measure_storage(model.bin_path),
+        storage=storage or (earlier.storage if earlier else measure_storage(model.bin_path)),
         base_bytes=max(0, process_memory.resident_bytes() - before),
+        bound_bytes=(limits.bound_bytes or 0) if is_limited else 0,
+        peak_bytes=bench.room.peak_bytes,
     )
 
 
 def measured_layers(
     bench: Bench, inputs: Mapping[str, npt.NDArray[Any]], earlier: ModelProfile | None, progress: Progress | None
-) -> tuple[tuple[LayerProfile, ...], float]:
-    """Every layer in execution order, Input layers left out, and the seconds of reading a byte of weights."""
+) -> tuple[tuple[LayerProfile, ...], float, bool]:
+    """Every layer in execution order, Input layers left out, and the seconds of reading a byte of weights.
+
+    And whether the bound on what may be held made layers be measured otherwise.
+    """
     graph = bench.model.model
     order = [index for index in graph.topological_order() if graph.layers[index].type != "Input"]
     walk, found, seconds = Walk(bench, inputs, KnownLoads(earlier)), [], 0.0
@@ -102,8 +112,9 @@ def measured_layers(
             progress("profiling layers", done + 1, len(order))
     rounds = rounds_within(found, seconds, bench.limits)
     report = partial(progress, "timing layers") if progress else None
+    is_limited = walk.is_limited
     del walk  # and its blobs, whose memory is given back for the passes
     timings = time_layers(bench, found, inputs, rounds, report)
     # costs of loading are counted beside it
     read_rate = earlier.read_seconds_per_byte if earlier else read_seconds_per_byte(timings.samples)
-    return tuple(layer_profile(facts, timings, read_rate) for facts in found), read_rate
+    return tuple(layer_profile(facts, timings, read_rate) for facts in found), read_rate, is_limited

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,16 @@ class ScratchRegion:
         self.space = AddressSpace()
         self.allocator = native.ScratchAllocator(self.space.memory)
         self.allocator.use(0, self.space.memory.nbytes)
+
+    def give_back(self) -> None:
+        """Give its memory back, if nothing is in use."""
+        if not self.allocator.blocks_in_use:
+            self.space.give_back(0, self.space.memory.nbytes)
+
+    def warm(self, size_bytes: int) -> None:
+        """Have so much of it in memory, if nothing is in use."""
+        if not self.allocator.blocks_in_use:
+            self.space.memory[: min(size_bytes, self.space.memory.nbytes) : mmap.PAGESIZE] = 0
 
     @contextmanager
     def watch(self) -> Iterator[MeasuredScratch]:

@@ -80,7 +80,7 @@ def time_layers(
     for done in range(rounds * passes):
         blobs = LiveBlobs(bench.model.model, inputs, bench)
         for facts in layers:
-            timings.add(done, facts, done % passes, compute_layer(bench, facts, done % passes, blobs, small=True))
+            timings.add(done, facts, done % passes, compute_layer(bench, facts, done % passes, blobs, timed=True))
             blobs.passed(facts.layer)
         if progress:
             progress(done + 1, rounds * passes)

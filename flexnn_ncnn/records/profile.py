@@ -25,7 +25,7 @@ __all__ = [
     "StorageProfile",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,9 @@ class ModelProfile:
         storage: where the weights lie; None where that was not measured.
         base_bytes: code pages and Python objects of a run, beyond the idle process.
         expansions: the inner layers, in execution order, that compute what one of `layers` does.
+        bound_bytes: what measuring was allowed to hold, where that made it cut layers finer than it would have: plans
+            for larger budgets deserve another profile. 0 where it made no difference.
+        peak_bytes: what measuring held at most, beyond the idle process.
     """
 
     model_id: str
@@ -222,3 +225,9 @@ class ModelProfile:
     storage: StorageProfile | None
     base_bytes: int
     expansions: tuple[tuple[LayerProfile, ...], ...] = ()
+    bound_bytes: int = 0
+    peak_bytes: int = 0
+
+    def serves(self, budget_bytes: int) -> bool:
+        """Whether it tells as much as one made for this budget, 0 for any, would."""
+        return not self.bound_bytes or 0 < budget_bytes <= self.bound_bytes

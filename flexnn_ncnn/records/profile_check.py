@@ -27,7 +27,8 @@ def check_profile(profile: ModelProfile) -> None:
     facts = profile.machine_facts
     _require(facts is None or facts.fingerprint == profile.machine, "the machine", "is not that of its fingerprint")
     _require(0 <= profile.read_seconds_per_byte < _MOST, "the model", "has an odd read rate")
-    _require(0 <= profile.base_bytes < _MOST, "the model", "has an odd size")
+    for size in (profile.base_bytes, profile.bound_bytes, profile.peak_bytes):
+        _require(0 <= size < _MOST, "the model", "has an odd size")
     if profile.storage is not None:
         rates = astuple(profile.storage)
         _require(all(0 <= rate < _MOST for rate in rates), "the storage", "has an odd rate")

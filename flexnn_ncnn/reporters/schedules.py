@@ -38,6 +38,7 @@ def write_profile_summary(found: ProfileSummary, model: str, source: str, stream
                 f"{_ms(found.transform_seconds)} transform, {_ms(found.read_seconds)} read",
             ),
             ("", f"half of a layer's samples lie within {found.spread:.0%} of its time"),
+            ("memory", _measuring_memory(found)),
         ),
         stream,
     )
@@ -48,6 +49,14 @@ def write_profile_summary(found: ProfileSummary, model: str, source: str, stream
     columns = ("layer", "name", "type", "weights", "read", "kernel", "transform", "compute", "kept", "workspace")
     rows = [row for layer in dearest for row in _kernel_rows(layer)]
     write_table(columns, rows, stream, right=tuple(set(columns) - {"name", "type", "kernel"}))
+
+
+def _measuring_memory(found: ProfileSummary) -> str:
+    held = f"{format_bytes(found.peak_bytes)} held while measuring"
+    if not found.bound_bytes:
+        return held
+    bound = format_bytes(found.bound_bytes)
+    return f"{held}, layers cut finer to stay within {bound}: measured again for larger budgets"
 
 
 def write_schedule(found: Explanation, model: str, base: str, words: Sequence[str], stream: TextIO) -> None:

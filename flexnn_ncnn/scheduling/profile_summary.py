@@ -75,6 +75,8 @@ class ProfileSummary:
         read_seconds, transform_seconds, compute_seconds: of all layers.
         spread: of layers' samples, each layer counting for its time.
         base_bytes: code pages and Python objects.
+        peak_bytes: what measuring held at most.
+        bound_bytes: what it was allowed to hold, where that made it cut layers finer; else 0.
     """
 
     model_id: str
@@ -90,6 +92,8 @@ class ProfileSummary:
     compute_seconds: float
     spread: float
     base_bytes: int
+    peak_bytes: int
+    bound_bytes: int
 
     def dearest(self, count: int) -> tuple[LayerSummary, ...]:
         """The layers that take longest to load and compute, longest first."""
@@ -115,6 +119,8 @@ def summarise_profile(profile: ModelProfile) -> ProfileSummary:
         compute_seconds=sum(one.compute_seconds for one in own),
         spread=_spread(own),
         base_bytes=profile.base_bytes,
+        peak_bytes=profile.peak_bytes,
+        bound_bytes=profile.bound_bytes,
     )
 
 

@@ -73,7 +73,7 @@ class Scheduler:
         """For a model: with its profile from the cache, or one made now.
 
         Args:
-            request: the model and how to compute; its budget does not matter.
+            request: the model and how to compute; its budget is what making a profile may hold, 0 for any.
             inputs: an array per input blob.
             progress: called with (what, done, of).
             folder: cache folder, by default the platform's.
@@ -83,7 +83,9 @@ class Scheduler:
             WorkerError: ncnn crashed on it.
         """
         cache = PlanCache.of(request, inputs, folder or cache_dir())
-        profile = cache.read_profile() or profile_model_files(request, inputs, progress, folder=folder)
+        profile = cache.profile_for(request.budget_bytes) or profile_model_files(
+            request, inputs, progress, folder=folder
+        )
         found = cache.base_bytes(-1)
         return cls(
             workload(profile, native.capabilities()), found if found >= 0 else FIRST_BASE_BYTES, found >= 0, True
@@ -166,22 +168,29 @@ def require_fit(profile: ModelProfile, request: Request) -> None:
 
 
 def profile_model_files(
-    request: Request, inputs: Arrays, progress: Progress | None = None, *, folder: Path | None = None
+    request: Request,
+    inputs: Arrays,
+    progress: Progress | None = None,
+    *,
+    folder: Path | None = None,
+    strictly: bool = False,
 ) -> ModelProfile:
     """Profile a model in a child process; the profile is kept in the cache, too.
 
     Args:
-        request: the model and how to compute; its budget does not matter.
+        request: the model and how to compute; its budget is what measuring may hold, 0 for any.
         inputs: an array per input blob: the shapes it is profiled for.
         progress: called with (what, done, of).
         folder: cache folder, by default the platform's.
+        strictly: refuse a budget that measuring does not fit in; else it holds as little as it needs.
 
     Raises:
+        BudgetError: measuring does not fit into the budget.
         ModelFormatError, InputError, ProfileError: the model or an input is bad.
         WorkerError: ncnn crashed on it.
     """
     folder = folder or cache_dir()
-    ask_preparer("profile", request, inputs, folder, progress)
+    ask_preparer("profile_within" if strictly else "profile", request, inputs, folder, progress)
     return read_profile(PlanCache.of(request, inputs, folder).profile_path)
 
 

@@ -55,20 +55,26 @@ NETWORK = [
 
 
 @contextmanager
-def walked(tmp_path: Path, inputs: dict[str, Array], part_bytes: int) -> Iterator[tuple[Bench, list[LayerFacts]]]:
+def walked(
+    tmp_path: Path, inputs: dict[str, Array], part_bytes: int, bound_bytes: int | None = None
+) -> Iterator[tuple[Bench, list[LayerFacts]]]:
     """The network after a walk through it."""
     path = tmp_path / "m.param"
     write_random(model_of(NETWORK), path)
-    with open_model(path) as model, closing(Bench(model, RunOptions(), ProfileLimits(part_bytes))) as bench:
+    limits = ProfileLimits(part_bytes, bound_bytes=bound_bytes, idle_bytes=1)
+    with open_model(path) as model, closing(Bench(model, RunOptions(), limits)) as bench:
         walk = Walk(bench, inputs, KnownLoads(None))
         order = [i for i in model.model.topological_order() if model.model.layers[i].type != "Input"]
         yield bench, [walk.layer(index)[0] for index in order]
 
 
-@pytest.mark.parametrize("part_bytes", [16_000_000, 100_000])
-def test_passes_compute_what_stock_does_with_every_kernel(part_bytes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part_bytes", "bound_bytes"), [(16_000_000, None), (100_000, None), (16_000_000, 1)])
+def test_passes_compute_what_stock_does_with_every_kernel(
+    part_bytes: int, bound_bytes: int | None, tmp_path: Path
+) -> None:
     inputs = {"in0": feed(3, 24, 24)}
-    with walked(tmp_path, inputs, part_bytes) as (bench, layers):
+    with walked(tmp_path, inputs, part_bytes, bound_bytes) as (bench, layers):
+        assert any(facts.slab_rows for facts in layers) == (bound_bytes is not None)
         net = StockNet(str(bench.model.param_path), str(bench.model.bin_path), bench.options)
         wanted = net.run(inputs, ["out"])["out"]
         net.close()
@@ -78,7 +84,7 @@ def test_passes_compute_what_stock_does_with_every_kernel(part_bytes: int, tmp_p
             blobs = LiveBlobs(bench.model.model, inputs, bench)
             found: dict[str, float] = {}
             for facts in layers:
-                computed = compute_layer(bench, facts, number, blobs, small=True)
+                computed = compute_layer(bench, facts, number, blobs, timed=True)
                 found[facts.layer.name] = computed.seconds
                 assert computed.convert_seconds >= 0
                 assert {sample.units for sample in computed.samples} >= {b - a for a, b in facts.spans[1:]}

@@ -139,7 +139,8 @@ def test_a_session_can_be_prepared_before_data_come(tmp_path: Path, planning_ses
             session.plan  # noqa: B018
         plan = session.prepare({"in0": np.zeros((3, 32, 32))})
         assert plan is session.plan
-        assert set(said) == {"profiling layers", "timing layers", "trying the plan"}
+        # the budget may be less than profiling needs, and then that is said, too
+        assert {what.partition(",")[0] for what in said} == {"profiling layers", "timing layers", "trying the plan"}
         said.clear()
         session.run({"in0": np.ones((3, 32, 32))})
         assert said == []
