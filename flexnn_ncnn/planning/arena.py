@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from flexnn_ncnn.planning.problem import Buffer, live_bytes
 
-__all__ = ["free_gaps", "place", "taken_ranges"]
+__all__ = ["free_gaps", "hole_and_end", "offset_in", "place", "taken_ranges"]
 
 _Order = Callable[[Buffer], tuple[int, ...]]
 
@@ -106,3 +106,16 @@ def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
             best_offset, best_slack = free_from, slack
         free_from = max(free_from, end)
     return best_offset if best_offset >= 0 else free_from
+
+
+def hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+    """The largest hole between blobs, and where the last blob ends."""
+    *holes, (last, _) = gaps
+    return max((end - begin for begin, end in holes), default=0), last
+
+
+def offset_in(gaps: tuple[tuple[int, int], ...], size_bytes: int) -> int:
+    """Where so much scratch lies: in the smallest hole that fits, or after the last blob."""
+    *holes, (last, _) = gaps
+    fitting = [(end - begin, begin) for begin, end in holes if end - begin >= size_bytes]
+    return min(fitting)[1] if fitting and size_bytes else last if size_bytes else 0

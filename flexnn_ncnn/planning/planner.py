@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.planning.arena import free_gaps, place, taken_ranges
+from flexnn_ncnn.planning.arena import free_gaps, hole_and_end, offset_in, place, taken_ranges
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
@@ -46,6 +46,8 @@ _FIRST_READING = (0.02, 0.98)
 _READING_STEPS = 4
 # the search is not exhaustive, and now and then does better with less
 _SMALLER = (0.9, 0.8, 0.6)
+# a layer as it is answers to the bit as stock ncnn: what it does inside takes its place where that is so much faster
+_WORTH_EXPANDING = 1.03
 # of the budget: less than that is not worth giving back and faulting in again
 _RELEASED_SHARE = 0.25
 
@@ -92,7 +94,7 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
             )
         found.append(known[key])
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
-    rows = [Row(ways, *gap) for ways, gap in zip(found, map(_hole_and_end, gaps), strict=True) if ways]
+    rows = [Row(ways, *gap) for ways, gap in zip(found, map(hole_and_end, gaps), strict=True) if ways]
     # memory to read to is never free for outputs
     candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else result_bytes(profile))
     joint = None if storage.is_direct or capabilities.releases_gil else _joint(profile, blobs.buffers, found)
@@ -108,12 +110,6 @@ def _joint(profile: ModelProfile, buffers: Sequence[Buffer], found: Sequence[tup
     return Candidates(rows, max([*live, live[-1] + result]), 0)
 
 
-def _hole_and_end(gaps: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """The largest hole between blobs, and where the last blob ends."""
-    *holes, (last, _) = gaps
-    return max((end - begin for begin, end in holes), default=0), last
-
-
 def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     """The fastest schedule within a budget.
 
@@ -125,11 +121,15 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     Raises:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
+    find = _overlapped if work.capabilities.releases_gil else _serial
+    find = _beside_reading if work.storage.is_direct else find
     levels = (work, *work.chained)
-    if work.storage.is_direct:
-        found = _beside_reading(levels, budget_bytes, base_bytes)
-    else:
-        found = (_overlapped if work.capabilities.releases_gil else _serial)(levels, budget_bytes, base_bytes)
+    found = find([level for level in levels if not level.is_expanded], budget_bytes, base_bytes)
+    if found is None or found.predicted_seconds > _WORTH_EXPANDING * work.least_seconds:
+        expanded = [level for level in levels if level.is_expanded]
+        other = find(expanded, budget_bytes, base_bytes) if expanded else None
+        if found is None or (other and other.predicted_seconds * _WORTH_EXPANDING < found.predicted_seconds):
+            found = other
     if found is None:
         least, culprit = smallest_budget(work, base_bytes)
         raise BudgetError(budget_bytes=budget_bytes, smallest_bytes=max(least, budget_bytes + 1), culprit=culprit)
@@ -321,8 +321,7 @@ def schedule_of(
     """
     made = [choice for choice in chosen if choice is not None]
     offsets = tuple(
-        _scratch_offset(gaps, choice.scratch_bytes if choice else 0)
-        for gaps, choice in zip(work.gaps, chosen, strict=True)
+        offset_in(gaps, choice.scratch_bytes if choice else 0) for gaps, choice in zip(work.gaps, chosen, strict=True)
     )
     tops = [offset + choice.scratch_bytes for offset, choice in zip(offsets, chosen, strict=True) if choice]
     arena_bytes = max([work.blob_bytes, *tops])
@@ -388,10 +387,3 @@ def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:
     parts = -(-layer.units // choice.part_units)
     load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes, choice.stands)
     return [Turn((choice.seconds - choice.load_seconds) / parts, load)] * parts
-
-
-def _scratch_offset(gaps: tuple[tuple[int, int], ...], size_bytes: int) -> int:
-    """The smallest hole that fits, or after the last blob."""
-    *holes, (last, _) = gaps
-    fitting = [(end - begin, begin) for begin, end in holes if end - begin >= size_bytes]
-    return min(fitting)[1] if fitting and size_bytes else last if size_bytes else 0

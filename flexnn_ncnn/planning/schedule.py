@@ -51,6 +51,16 @@ class Workload:
     chained: tuple[Workload, ...] = ()
 
     @property
+    def is_expanded(self) -> bool:
+        """Whether what some layers do inside is in their place."""
+        return any(layer.inner for layer in self.profile.layers)
+
+    @property
+    def least_seconds(self) -> float:
+        """What no schedule is faster than: every layer's own fastest choice."""
+        return sum(min(choice.seconds for choice in found) for found in self.choices if found)
+
+    @property
     def blob_bytes(self) -> int:
         """What blobs alone take of the arena."""
         return int(self.candidates.floor.arena_bytes)

@@ -100,6 +100,21 @@ def test_inner_layers_run_where_the_whole_does_not_fit() -> None:
     assert smallest_budget(workload(without_slicing(NETWORK)), 0)[0] > 100_000
 
 
+@pytest.mark.parametrize(("load_seconds", "steps"), [(0.05, 2), (0.3, 4)])
+def test_where_both_fit_inner_layers_must_be_faster_by_more_than_noise(load_seconds: float, steps: int) -> None:
+    whole = profiles.cost(reads_raw=True, compute_seconds=2.0, load_seconds=load_seconds)
+    first, second = (replace(WHOLE, kernels=(whole,), name=name, outputs=(name,)) for name in ("first", "second"))
+    network = profiles.model(replace(first, inputs=("in",)), replace(second, inputs=("first",)))
+    inside = (
+        (inner(1, "q0", "in"), inner(2, "out0", "q0", "first")),
+        (inner(1, "q1", "first"), inner(2, "out1", "q1", "second")),
+    )
+    numbered = tuple(tuple(replace(one, index=index) for one in run) for index, run in enumerate(inside))
+    work = workload(replace(network, expansions=numbered))
+    assert len(schedule(work, 300_000, 0).chosen) == 2  # what stays needs no load
+    assert len(schedule(work, 150_000, 0).chosen) == steps
+
+
 def test_a_part_of_a_profile_keeps_the_inner_layers_of_its_layers() -> None:
     assert profile_towards(NETWORK, ("attention",)).expansions == (INNER,)
     assert profile_towards(NETWORK, ("before",)).expansions == ()
