@@ -31,7 +31,7 @@ ROOM_BYTES = 10 * MB
 
 # Tells when it is idle, then computes as often as it is told to, and measures by itself.
 CHILD = """
-import json, os, sys
+import json, os, resource, sys
 from pathlib import Path
 import ncnn, numpy
 
@@ -53,7 +53,10 @@ print("idle", flush=True)
 sys.stdin.readline()
 assert net.load_param(param) == 0
 assert net.load_model(param.replace(".param", ".bin")) == 0
-best, read = set(), [read_bytes()]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+best, read, fetched = set(), [read_bytes()], [faults()]
 for _ in range(int(count)):
     with net.create_extractor() as ex:
         assert ex.input("in0", value) == 0
@@ -62,8 +65,9 @@ for _ in range(int(count)):
         best.add(int(numpy.array(out).argmax()))
     del out
     read.append(read_bytes())
+    fetched.append(faults())
 streamed = 0 if budget == "stock" else net.plan.streamed_bytes
-print(json.dumps({"best": sorted(best), "read": read, "streamed": streamed}))
+print(json.dumps({"best": sorted(best), "read": read, "faults": fetched, "streamed": streamed}))
 """
 
 
@@ -115,3 +119,18 @@ def test_a_hundred_inferences_where_stock_ncnn_is_killed(name: str, budget_bytes
     with control_group("flexnn-stock") as group:
         status, _ = run_in(group, budget_bytes + ROOM_BYTES, param, "stock", 1)
         assert (status, group.kills > 0) == (-9, True)
+
+
+@pytest.mark.parametrize("page_cache", ["mmap", "direct"])
+def test_what_stays_is_never_pushed_out_by_what_is_streamed(page_cache: str, folder: Path) -> None:
+    param = built("resnet152", folder)
+    with control_group("flexnn-planned") as group:
+        assert run_in(group, None, param, 100 * MB, 1, page_cache)[0] == 0
+    with control_group("flexnn-small") as group:
+        status, found = run_in(group, 100 * MB + ROOM_BYTES, param, 100 * MB, 20, page_cache)
+        assert (status, group.kills) == (0, 0)
+    each = [after - before for before, after in itertools.pairwise(found["read"][1:])]
+    faults = [after - before for before, after in itertools.pairwise(found["faults"][1:])]
+    print(page_cache, "read", min(each), "to", max(each), "of", found["streamed"], "faults", sum(faults))
+    assert 0.98 * found["streamed"] <= min(each) <= max(each) <= 1.03 * found["streamed"]
+    assert sum(faults) <= len(faults)  # of code, which is in the page cache as well
