@@ -26,7 +26,7 @@ from param_tools.slicing.rule import Axis
 
 __all__ = ["Subject", "measure_kernel"]
 
-# a run this long is timed once, a shorter one three times
+# shorter runs are timed again until they took this long, three times at most
 _LONG_RUN_SECONDS = 0.005
 # Linux counts the resident set per processor and brings it together every now and then.
 _MISCOUNTED_BYTES = 512 * 1024
@@ -219,8 +219,8 @@ class _Trial:
         return self._bench.clock() - begin
 
     def _repeated(self, call: Callable[[], None]) -> float:
-        found = list[float]()
-        while len(found) < 3 and (not found or found[0] < _LONG_RUN_SECONDS):
+        found = [self._seconds(call)]
+        while len(found) < 3 and sum(found) < _LONG_RUN_SECONDS:
             found.append(self._seconds(call))
         return median(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.profiling.needs import Need
@@ -28,6 +28,7 @@ def convolution(channels: int, outputs: int, size: int) -> Need:
     return Need(layer, KERNELS, (bottom,), outputs * size * size * 4, count * 4, count * 4, axis)
 
 
+@settings(deadline=None)
 @given(
     channels=st.integers(1, 512),
     outputs=st.integers(1, 512),
