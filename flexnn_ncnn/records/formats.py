@@ -38,6 +38,7 @@ _PLAN, _PROFILE, _MACHINE = "flexnn-plan", "flexnn-profile", "flexnn-fingerprint
 _MAX_BYTES = 64 * 1024 * 1024  # parsed, it takes ten times that; ResNet-152's plan is a hundredth
 
 Record = TypeVar("Record")
+_Shared = dict[Any, Any]
 
 
 def write_plan(value: Plan, path: str | os.PathLike[str]) -> None:
@@ -62,7 +63,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 def has_plan(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as plans of this release do; `read_plan` finds out whether it goes on so."""
-    begin = json.dumps({"format": _PLAN, "version": plan.FORMAT_VERSION}, separators=(",", ":"))[:-1].encode() + b","
+    begin = _begin_of(_PLAN, plan.FORMAT_VERSION).encode()
     try:
         with open(path, "rb") as file:
             return file.read(len(begin)) == begin
@@ -140,7 +141,51 @@ def read_record(
         FormatVersionError: another release's format.
         FlexnnError: of class `error`: no such file, or anything wrong in it.
     """
-    return decode_record(cls, read_document(kind, version, path, error), kind, path, error)
+    found = _read_by_items(cls, kind, version, path)
+    return decode_record(cls, read_document(kind, version, path, error), kind, path, error) if found is None else found
+
+
+def _read_by_items(cls: type[Record], kind: str, version: int, path: str | os.PathLike[str]) -> Record | None:
+    """What `read_record` reads, with no more of the document as objects at once than an item of a list.
+
+    A plan's document as a whole takes megabytes, of which Python keeps half a megabyte. None for anything but a good
+    document that is written as `write_record` does: it is for others to say what is wrong with it.
+    """
+    begin, scan, shared = _begin_of(kind, version), json.JSONDecoder().raw_decode, _Shared()
+    hints, found, at = typing.get_type_hints(cls), dict[str, Any](), len(begin)
+    try:
+        text = Path(path).read_text("utf-8") if Path(path).stat().st_size <= _MAX_BYTES else ""
+        while text.startswith(begin) and (at == len(begin) or text[at] == ","):
+            name, at = scan(text, at + (at > len(begin)))
+            item, at = _item_hint(hints[name]), at + 1
+            if text[at - 1] != ":" or name in found:
+                return None
+            if item is None or text[at : at + 2] == "[]":
+                value, at = scan(text, at)
+                found[name] = _decoder(hints[name])(value, shared)
+                continue
+            items: list[Any] = []
+            while text[at] == ("," if items else "["):
+                value, at = scan(text, at + 1)
+                items.append(_decoder(item)(value, shared))
+            if text[at] != "]":
+                return None
+            found[name], at = tuple(items), at + 1
+        return cls(**found) if text[at:] == "}\n" and found.keys() == hints.keys() else None
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _item_hint(hint: Any) -> Any:
+    """Of what records a field is a list, or None for any other."""
+    args = typing.get_args(hint)
+    is_list = typing.get_origin(hint) is tuple and len(args) == 2 and args[1] is Ellipsis
+    return args[0] if is_list and dataclasses.is_dataclass(args[0]) else None
+
+
+def _begin_of(kind: str, version: int) -> str:
+    """How every document that `write_record` writes begins."""
+    return json.dumps({"format": kind, "version": version}, separators=(",", ":"))[:-1] + ","
 
 
 def _document(value: Any, kind: str, version: int) -> dict[str, Any]:
@@ -187,7 +232,6 @@ class _Misfit(ValueError):  # noqa: N818 - never seen outside
         return _Misfit(self.problem, outer + self.where)
 
 
-_Shared = dict[Any, Any]
 _Decode = Callable[[Any, _Shared], Any]
 
 

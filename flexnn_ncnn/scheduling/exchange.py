@@ -120,7 +120,7 @@ def from_flexnn_profile(found: FlexnnProfile, name: str = "FlexNN") -> ModelProf
 
 def _check_order(indices: Sequence[int], error: type[PlanError] | type[ProfileError] = ProfileError) -> None:
     if any(after <= before for before, after in pairwise(indices)):
-        raise error("the layers do not run in the order of the .param file, as FlexNN's would")
+        raise error("the layers do not run one by one in the order of the .param file, as FlexNN's would")
 
 
 def _aligned(size: int) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import PlanError, ProfileError
+from flexnn_ncnn.records import formats
 from flexnn_ncnn.records import plan as plan_records
 from flexnn_ncnn.records import profile as profile_records
 from flexnn_ncnn.records.formats import read_plan, read_profile, write_plan, write_profile
@@ -94,6 +97,35 @@ def test_a_round_trip_gives_the_same_record_and_the_same_bytes(kind: Kind, path:
     assert found == kind.value
     kind.write(found, path)
     assert path.read_bytes() == before
+
+
+@each_kind
+def test_what_was_written_is_read_item_by_item(kind: Kind, path: Path) -> None:
+    kind.write(kind.value, path)
+    assert formats._read_by_items(type(kind.value), kind.name, VERSIONS[kind.name], path) == kind.value
+
+
+@settings(max_examples=examples(300))
+@given(st.data())
+def test_what_is_read_item_by_item_is_what_the_whole_document_says(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([*KINDS.values()]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file.json")
+        kind.write(kind.value, path)
+        text = path.read_text()
+        begin = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(begin, min(len(text), begin + data.draw(st.sampled_from([0, 1, 40, 4000])))))
+        put = data.draw(
+            st.sampled_from(["", ",", "[", "]", "{", "}", "}\n", "[]", " ", '"', "1", "1.5", "null", text[:end]])
+        )
+        path.write_text(text[:begin] + put + text[end:])
+        quick = formats._read_by_items(type(kind.value), kind.name, VERSIONS[kind.name], path)
+        with mock.patch.object(formats, "_read_by_items", return_value=None):
+            try:
+                whole = formats.read_record(type(kind.value), kind.name, VERSIONS[kind.name], path, kind.error)
+            except FlexnnError:
+                whole = None
+        assert quick is None or quick == whole
 
 
 @each_kind
