@@ -33,7 +33,14 @@ ALLOWED = {
     # Independent of what it checks.
     "flexnn_ncnn.planning.validate": (*RECORDS, "param_tools.errors", "numpy"),
     "flexnn_ncnn.runtime": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy"),
-    "flexnn_ncnn.runtime.native": (*RECORDS, "flexnn_ncnn.runtime", "param_tools", "numpy", "ncnn"),
+    "flexnn_ncnn.runtime.native": (
+        *RECORDS,
+        "flexnn_ncnn.paths",
+        "flexnn_ncnn.runtime",
+        "param_tools",
+        "numpy",
+        "ncnn",
+    ),
     "flexnn_ncnn.zoo": ("flexnn_ncnn", "param_tools", "numpy", "PIL"),
     "flexnn_ncnn.reporters": ("flexnn_ncnn", "param_tools", "rich"),
     "flexnn_ncnn.reporters.plots": ("flexnn_ncnn", "param_tools", "numpy", "matplotlib"),

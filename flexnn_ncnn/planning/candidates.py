@@ -89,9 +89,9 @@ class Depths(NamedTuple):
         raw: raw weights of loads.
     """
 
-    arena: int = 1
-    heap: int = 1
-    raw: int = 1
+    arena: float = 1
+    heap: float = 1
+    raw: float = 1
 
 
 class Tightest(NamedTuple):

@@ -7,26 +7,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from flexnn_ncnn.errors import BudgetError
-from flexnn_ncnn.planning.arena import free_gaps, hole_and_end, offset_in, place, taken_ranges
+from flexnn_ncnn.planning.arena import free_gaps, hole_and_end, place
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
+from flexnn_ncnn.planning.outcome import read_seconds, schedule_of_selection
 from flexnn_ncnn.planning.problem import Buffer, blob_problem, live_bytes
-from flexnn_ncnn.planning.releases import StepNeed, joint_rows, releases
-from flexnn_ncnn.planning.residency import ONCE, Selection, select, smallest
+from flexnn_ncnn.planning.releases import joint_rows
+from flexnn_ncnn.planning.residency import select, smallest
 from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
-from flexnn_ncnn.planning.simulate import Load, Turn, distances, inference_seconds
+from flexnn_ncnn.planning.simulate import Lanes
 from flexnn_ncnn.records.capabilities import STOCK, Capabilities
-from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
+from flexnn_ncnn.records.profile import ModelProfile
 from flexnn_ncnn.records.storage import CACHED, Storage
 
 __all__ = [
-    "UNLOADED_MODES",
     "Schedule",
     "Workload",
-    "read_seconds",
     "schedule",
-    "schedule_of",
     "smallest_budget",
     "stock_forecast",
     "without_releases",
@@ -34,9 +32,9 @@ __all__ = [
 ]
 
 
-# (how many of the largest loads may be in memory at once, how much of a load's time counts)
-_FIRST_OVERLAP = (2, 0.2)
-_OVERLAPS = ((2, 1.0), (2, 0.5), (2, 0.05), (3, 0.2), (1, 1.0))
+# beside computing: places for loads, and how much of a load's time counts
+_TWO, _TWO_AND_SMALL = Lanes(2), Lanes(2, 2, 0.25)
+_LOAD_WEIGHT, _DOUBT = 0.3, 1.1
 # past the page cache one load is used while the next is read
 _READ_DEPTH = 2
 # processor time of that, whatever the storage
@@ -50,9 +48,6 @@ _SMALLER = (0.9, 0.8, 0.6)
 _WORTH_EXPANDING = 1.03
 # of the budget: less than that is not worth giving back and faulting in again
 _RELEASED_SHARE = 0.25
-
-# weights of such layers are read where they are needed: rows of an embedding, a constant
-UNLOADED_MODES = ("gather", "constant")
 
 
 def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage: Storage = CACHED) -> Workload:
@@ -97,7 +92,7 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
     rows = [Row(ways, *gap) for ways, gap in zip(found, map(hole_and_end, gaps), strict=True) if ways]
     # memory to read to is never free for outputs
     candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else result_bytes(profile))
-    joint = None if storage.is_direct or capabilities.releases_gil else _joint(profile, blobs.buffers, found)
+    joint = None if storage.is_direct else _joint(profile, blobs.buffers, found)
     return Workload(
         profile, capabilities, storage, level.members, blobs, offsets, gaps, candidates, joint, tuple(found)
     )
@@ -121,13 +116,11 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     Raises:
         BudgetError: no schedule fits; it says the smallest budget that does and what sets it.
     """
-    find = _overlapped if work.capabilities.releases_gil else _serial
-    find = _beside_reading if work.storage.is_direct else find
     levels = (work, *work.chained)
-    found = find([level for level in levels if not level.is_expanded], budget_bytes, base_bytes)
+    found = _fastest([level for level in levels if not level.is_expanded], budget_bytes, base_bytes)
     if found is None or found.predicted_seconds > _WORTH_EXPANDING * work.least_seconds:
         expanded = [level for level in levels if level.is_expanded]
-        other = find(expanded, budget_bytes, base_bytes) if expanded else None
+        other = _fastest(expanded, budget_bytes, base_bytes) if expanded else None
         if found is None or (other and other.predicted_seconds * _WORTH_EXPANDING < found.predicted_seconds):
             found = other
     if found is None:
@@ -136,15 +129,26 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
     return found
 
 
-def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
-    """The fastest schedule that loads and computes one after the other."""
-    best: Schedule | None = None
+def _fastest(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
+    """The fastest schedule of some levels, whichever way it loads."""
+    loads_beside = levels[0].capabilities.loads_beside
+    if levels[0].storage.is_direct:
+        ways = [False, True] if loads_beside else [False]
+        several = [_beside_reading(levels, budget_bytes, base_bytes, beside) for beside in ways]
+        return min(filter(None, several), key=_seconds, default=None)
+    beside = _overlapped(levels, budget_bytes, base_bytes) if loads_beside else None
+    return _serial(levels, budget_bytes, base_bytes, beside)
+
+
+def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int, beside: Schedule | None) -> Schedule | None:
+    """The fastest schedule that loads and computes one after the other, or `beside` where none is faster than that."""
+    best = beside
     for candidates, level in _kinds(levels):
         if candidates is level.joint and best is not None and not _worth_releasing(best):
             continue
         best = _faster(best, candidates, level, budget_bytes, base_bytes)
-    if best is None:
-        return None
+    if best is None or best is beside:
+        return best
     level, joint = best.workload, best.workload.joint
     kind = level.candidates if best.releases is None or joint is None else joint
     for share in _SMALLER:
@@ -160,7 +164,7 @@ def _faster(
     selection = select(candidates, share * (budget_bytes - base_bytes), beat_seconds=beat_seconds)
     if selection is None or selection.seconds >= beat_seconds:
         return best
-    one = _schedule(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
+    one = schedule_of_selection(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
     return one if one.predicted_seconds < beat_seconds else best
 
 
@@ -181,38 +185,52 @@ def _worth_releasing(decided: Schedule) -> bool:
 def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
     """The fastest schedule whose loads go on beside computing.
 
-    How much of a load's time counts depends on how many loads hide behind computing, which depends on the choices: a
-    few weights are tried on the most promising levels, and the simulated inference decides.
+    How much of a load's time counts depends on how many loads hide behind computing, which depends on the choices; the
+    simulated inference decides between what one share of it and several numbers of places give.
     """
 
-    def found(level: Workload, depth: int, load_weight: float) -> Schedule | None:
-        memory, depths = budget_bytes - base_bytes, Depths(heap=depth, raw=depth)
-        selection = select(level.candidates, memory, depths=depths, weights=Weights(load_weight))
-        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depths)
+    def better(
+        best: Schedule | None, level: Workload, lanes: Lanes, load_weight: float, more_bytes: int
+    ) -> Schedule | None:
+        depths, weights = Depths(heap=lanes.depth, raw=lanes.depth), Weights(load_weight)
+        memory_bytes = budget_bytes - base_bytes + more_bytes
+        # more of a load counts here than may count in the end
+        beat_seconds = _DOUBT * best.predicted_seconds if best else math.inf
+        selection = select(level.candidates, memory_bytes, depths=depths, weights=weights, beat_seconds=beat_seconds)
+        if selection is None:
+            return best
+        one = schedule_of_selection(level, budget_bytes, base_bytes, selection, depths, lanes=lanes)
+        if one.predicted_peak_bytes > budget_bytes:
+            return best
+        return one if best is None else min(best, one, key=_seconds)
 
-    first = [(one, level) for level in levels if (one := found(level, *_FIRST_OVERLAP)) is not None]
-    first.sort(key=lambda pair: pair[0].predicted_seconds)
-    promising = [level for _, level in first[:2]] or list(levels)
-    tried = [found(level, *overlap) for level in promising for overlap in _OVERLAPS]
-    made = [one for one in (*(one for one, _ in first), *tried) if one is not None]
-    return min(made, key=lambda one: one.predicted_seconds, default=None)
+    best: Schedule | None = None
+    for level in levels:
+        best = better(best, level, _TWO, _LOAD_WEIGHT, 0)
+    if best is not None:
+        best = better(best, best.workload, _TWO_AND_SMALL, _LOAD_WEIGHT, 0)
+    if best is not None:  # places are not all as large as the largest load: what that leaves can be used
+        left_bytes = budget_bytes - best.predicted_peak_bytes
+        best = better(best, best.workload, best.lanes or _TWO, _LOAD_WEIGHT, left_bytes)
+    return best
 
 
-def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
-    """The fastest schedule whose weights are read past the page cache beside all else.
+def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: int, beside: bool) -> Schedule | None:
+    """The fastest schedule whose weights are read past the page cache beside all else, and loaded so if `beside`.
 
     An inference takes as long as computing or as reading, whichever is longer. The two are weighed against each other
     so that neither is: as in a duel, more weight for the one that takes longer.
     """
-    threaded = levels[0].capabilities.releases_gil
-    depth, load_weight = _FIRST_OVERLAP if threaded else (1, 1.0)
+    lanes, load_weight = (_TWO, _LOAD_WEIGHT) if beside else (None, 1.0)
 
     def found(level: Workload, reading: float, read_depth: int = _READ_DEPTH) -> Schedule | None:
-        depths = Depths(heap=depth, raw=read_depth)
+        depths = Depths(heap=lanes.depth if lanes else 1, raw=read_depth)
         weights = Weights(load_weight, 1.0 - reading, reading / level.storage.bytes_per_second)
         memory = budget_bytes - base_bytes - level.fixed_bytes
         selection = select(level.candidates, memory, depths=depths, weights=weights)
-        return None if selection is None else _schedule(level, budget_bytes, base_bytes, selection, depths)
+        if selection is None:
+            return None
+        return schedule_of_selection(level, budget_bytes, base_bytes, selection, depths, lanes=lanes)
 
     first = [(one, level) for level in levels for reading in _FIRST_READING if (one := found(level, reading))]
     if not first:  # without reading ahead, if need be
@@ -234,16 +252,6 @@ def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: i
 
 def _seconds(decided: Schedule) -> float:
     return decided.predicted_seconds
-
-
-def read_seconds(decided: Schedule) -> float:
-    """What reading streamed weights takes of storage, whatever else happens; 0 through the page cache."""
-    storage = decided.workload.storage
-    if not storage.is_direct:
-        return 0.0
-    layers = decided.workload.profile.layers
-    loaded = [one for layer, one in zip(layers, decided.chosen, strict=True) if layer.mode not in UNLOADED_MODES]
-    return sum(one.read_bytes for one in loaded if one is not None) / storage.bytes_per_second
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
@@ -282,108 +290,3 @@ def _widest_step(work: Workload) -> int:
     live = live_bytes(work.blobs.buffers, len(work.profile.layers))
     scratch = [min((choice.scratch_bytes for choice in ways), default=0) for ways in work.choices]
     return max(range(len(live)), key=lambda step: (live[step] + scratch[step], -step))
-
-
-def _schedule(
-    work: Workload,
-    budget_bytes: int,
-    base_bytes: int,
-    selection: Selection,
-    depths: Depths = ONCE,
-    *,
-    releasing: bool = False,
-) -> Schedule:
-    rows = [index for index, found in enumerate(work.choices) if found]
-    chosen: list[Choice | None] = [None] * len(work.choices)
-    for row, column in zip(rows, selection.chosen, strict=True):
-        chosen[row] = work.choices[row][column]
-    return schedule_of(work, chosen, budget_bytes, base_bytes, depths, releasing=releasing)
-
-
-def schedule_of(
-    work: Workload,
-    chosen: Sequence[Choice | None],
-    budget_bytes: int,
-    base_bytes: int,
-    depths: Depths = ONCE,
-    *,
-    releasing: bool = False,
-) -> Schedule:
-    """What choices come to, made by whomever.
-
-    Args:
-        work: from `workload`, or one of its chained ones.
-        chosen: a choice per layer, None where no layer runs.
-        budget_bytes: what is noted as the budget; nothing is done to keep it.
-        base_bytes: code pages and Python objects.
-        depths: how many of the largest loads may be in memory at once, where loads run beside computing.
-        releasing: whether memory may be given back within an inference to keep the budget.
-    """
-    made = [choice for choice in chosen if choice is not None]
-    offsets = tuple(
-        offset_in(gaps, choice.scratch_bytes if choice else 0) for gaps, choice in zip(work.gaps, chosen, strict=True)
-    )
-    tops = [offset + choice.scratch_bytes for offset, choice in zip(offsets, chosen, strict=True) if choice]
-    arena_bytes = max([work.blob_bytes, *tops])
-    kept_bytes = sum(choice.kept_bytes for choice in made)
-    heap_bytes = depths.heap * max((choice.heap_bytes for choice in made), default=0)
-    least_raw_bytes = int(work.candidates.floor.raw_bytes)
-    raw_bytes = depths.raw * max([least_raw_bytes, *(choice.raw_bytes for choice in made)])
-    turns = [
-        turn
-        for layer, choice in zip(work.profile.layers, chosen, strict=True)
-        if choice
-        for turn in _turns(layer, choice)
-    ]
-    loads = [turn.load for turn in turns if turn.load is not None]
-    # nothing is left to a thread where all layers stand
-    threaded = work.capabilities.releases_gil and not all(turn.load.stands for turn in turns if turn.load)
-    ahead = distances(loads, heap_bytes, raw_bytes) if threaded else ()
-    objects_bytes = sum(choice.objects_bytes for choice in made)
-    held_bytes = arena_bytes + kept_bytes + objects_bytes + heap_bytes + raw_bytes + work.fixed_bytes
-    decided = Schedule(
-        workload=work,
-        budget_bytes=budget_bytes,
-        chosen=tuple(chosen),
-        scratch_offsets=offsets,
-        arena_bytes=arena_bytes,
-        predicted_peak_bytes=base_bytes + held_bytes,
-        predicted_seconds=inference_seconds(turns, ahead),
-        kept_bytes=kept_bytes,
-        heap_bytes=heap_bytes,
-        raw_bytes=raw_bytes,
-    )
-    if releasing:
-        return _releasing(decided, base_bytes)
-    return replace(decided, predicted_seconds=max(decided.predicted_seconds, read_seconds(decided)))
-
-
-def _releasing(decided: Schedule, base_bytes: int) -> Schedule:
-    """The schedule with as much given back within an inference as its budget asks for."""
-    work, last = decided.workload, len(decided.chosen) - 1
-    result = result_bytes(work.profile)
-    needs = []
-    for step, (choice, gaps) in enumerate(zip(decided.chosen, work.gaps, strict=True)):
-        used = taken_ranges(gaps)
-        heap = raw = 0
-        if choice is not None:
-            begin, heap, raw = decided.scratch_offsets[step], choice.heap_bytes, choice.raw_bytes
-            used = sorted([*used, (begin, begin + choice.scratch_bytes)]) if choice.scratch_bytes else used
-        needs.append(StepNeed(tuple(used), heap, max(raw, result) if step == last else raw))
-    kept_bytes = base_bytes + decided.kept_bytes + decided.objects_bytes
-    found = releases(needs, decided.budget_bytes - kept_bytes)
-    return replace(
-        decided,
-        predicted_peak_bytes=kept_bytes + found.held_bytes,
-        predicted_seconds=decided.predicted_seconds + found.seconds,
-        releases=found,
-    )
-
-
-def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:
-    """A layer's slices, each with its share of time; as one where they stay, or are read without being loaded."""
-    if choice.resident or layer.mode in UNLOADED_MODES:
-        return [Turn(choice.seconds)]
-    parts = -(-layer.units // choice.part_units)
-    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes, choice.stands)
-    return [Turn((choice.seconds - choice.load_seconds) / parts, load)] * parts

@@ -8,6 +8,7 @@ from flexnn_ncnn.planning.candidates import Candidates
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.problem import BlobProblem
 from flexnn_ncnn.planning.releases import Releases
+from flexnn_ncnn.planning.simulate import Lanes
 from flexnn_ncnn.records.capabilities import Capabilities
 from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.records.storage import Storage
@@ -31,8 +32,8 @@ class Workload:
         offsets: per buffer its place in the arena.
         gaps: per layer the ranges of the arena that no blob has while it runs, the last one open.
         candidates: all choices, in the form that selecting needs.
-        joint: the same for schedules that give memory back within an inference, see `planning.releases`; None where
-            loads go on beside computing.
+        joint: the same for schedules that give memory back within an inference, see `planning.releases`; None past the
+            page cache.
         choices: per layer the ways to run it.
         chained: the same network with ever more layers joined to chains, for smaller arenas, and with what layers do
             inside in their place, for smaller loads.
@@ -89,6 +90,7 @@ class Schedule:
             that weights are read to.
         releases: what is given back within an inference, and what is held at most because of that; None where arena and
             heap are kept.
+        lanes: where loads go that go on beside computing; None where both take turns.
     """
 
     workload: Workload
@@ -102,6 +104,7 @@ class Schedule:
     heap_bytes: int
     raw_bytes: int
     releases: Releases | None = None
+    lanes: Lanes | None = None
 
     @property
     def objects_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """When each load begins and ends beside computing, and how long an inference takes in the long run.
 
-Two timelines. The stock wheel loads and computes one after the other. Where the bindings let go of the interpreter
-lock, a thread loads ahead: a load begins when the one before it is done and the one `ahead` loads back was released,
-counted on from one inference to the next, so the first weights of an inference come during the tail of the last.
+Two timelines. Loads and computing take turns; or a thread loads ahead, where one can run beside computing: a load
+begins when the one before it is done and the one `ahead` loads back was released, counted on from one inference to the
+next, so the first weights of an inference come during the tail of the last.
 """
 
 from __future__ import annotations
@@ -10,9 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Load", "Turn", "distances", "inference_seconds"]
+__all__ = [
+    "HANDOVER_SECONDS",
+    "SLOWED_SHARE",
+    "Lanes",
+    "Load",
+    "Turn",
+    "distances",
+    "heap_bytes_of",
+    "inference_seconds",
+    "raw_bytes_of",
+]
 
 _INFERENCES = 3
+# What a load that goes on beside computing costs that: they share caches and memory, which slows it for as long ...
+SLOWED_SHARE = 0.15
+# ... and one thread waits for the other, and for the interpreter lock.
+HANDOVER_SECONDS = 100e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +59,86 @@ class Turn:
     load: Load | None = None
 
 
-def distances(loads: Sequence[Load], heap_bytes: int, raw_bytes: int) -> tuple[int, ...]:
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Places for loads: so many loads are in memory at once.
+
+    Attributes:
+        large: places that any load fits.
+        small: places for small ones.
+        share: of the largest load, what is small.
+    """
+
+    large: int
+    small: int = 0
+    share: float = 0.0
+
+    @property
+    def depth(self) -> float:
+        """How many times the largest load all places together hold."""
+        return self.large + self.small * self.share
+
+
+def distances(loads: Sequence[Load], lanes: Lanes) -> tuple[int, ...]:
     """How far ahead each load may go.
 
     Args:
         loads: of one inference, in order; they come around again and again.
-        heap_bytes: what the heap of all that are in memory at once may sum up to.
-        raw_bytes: likewise their mapped weights.
+        lanes: where they are put, each in the place of one before.
 
     Returns:
-        Per load how many loads back the one lies whose release makes room for it; 1 is the one before. No set of loads
-        that are in memory at once exceeds the limits, provided none does alone.
+        Per load how many loads back the one lies whose place it takes; 1 is the one before.
     """
+    heap_bytes = lanes.share * max((load.heap_bytes for load in loads), default=0)
+    raw_bytes = lanes.share * max((load.raw_bytes for load in loads), default=0)
+    counts, places = [0, 0], list[tuple[int, int]]()
+    for load in loads:
+        is_small = bool(lanes.small) and load.heap_bytes <= heap_bytes and load.raw_bytes <= raw_bytes
+        places.append((is_small, counts[is_small] % (lanes.small if is_small else lanes.large)))
+        counts[is_small] += 1
+    last = {place: number - len(loads) for number, place in enumerate(places)}  # of the inference before
     found = []
-    for number in range(len(loads)):
-        heap = raw = distance = 0
-        while distance < len(loads):
-            one = loads[number - distance]
-            heap, raw = heap + one.heap_bytes, raw + one.raw_bytes
-            if heap > heap_bytes or raw > raw_bytes:
-                break
-            distance += 1
-        found.append(max(1, distance))
+    for number, place in enumerate(places):
+        found.append(number - last[place])
+        last[place] = number
     return tuple(found)
+
+
+def places_of(ahead: Sequence[int]) -> list[int]:
+    """The place of each load of an inference, from `distances`: that of the load whose place it takes."""
+    found: list[int] = []
+    for number, distance in enumerate(ahead):
+        found.append(found[number - distance] if distance <= number else max(found, default=-1) + 1)
+    return found
+
+
+def heap_bytes_of(loads: Sequence[Load], ahead: Sequence[int]) -> int:
+    """What all places come to hold: each as much as the loads that are put there need at most.
+
+    Args:
+        loads: of one inference.
+        ahead: from `distances`.
+    """
+    most: dict[int, int] = {}
+    for place, load in zip(places_of(ahead), loads, strict=True):
+        most[place] = max(most.get(place, 0), load.heap_bytes)
+    return sum(most.values())
+
+
+def raw_bytes_of(loads: Sequence[Load], ahead: Sequence[int]) -> int:
+    """Most raw weights that are mapped at once: of the load that begins, and of those before that are read in place.
+
+    Args:
+        loads: of one inference.
+        ahead: from `distances`.
+    """
+    kept: dict[int, int] = {}
+    most = 0
+    for place, load in [*zip(places_of(ahead), loads, strict=True)] * 2:  # the second begins beside the first
+        kept[place] = 0
+        most = max(most, load.raw_bytes + sum(kept.values()))
+        kept[place] = load.raw_bytes if load.stands else 0
+    return most
 
 
 def inference_seconds(turns: Sequence[Turn], ahead: Sequence[int]) -> float:
@@ -91,7 +162,7 @@ def inference_seconds(turns: Sequence[Turn], ahead: Sequence[int]) -> float:
             freed = len(released) - ahead[number]
             room = released[freed] if freed >= 0 else 0.0
             loaded = max(loaded, room) + turn.load.seconds
-            computed = max(computed, loaded) + turn.seconds
+            computed = max(computed, loaded) + turn.seconds + HANDOVER_SECONDS + SLOWED_SHARE * turn.load.seconds
             released.append(computed)
             number += 1
     return computed - begin

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.planner import UNLOADED_MODES, Schedule
+from flexnn_ncnn.planning.outcome import UNLOADED_MODES
 from flexnn_ncnn.planning.problem import StepBlobs
-from flexnn_ncnn.planning.simulate import Load, distances
+from flexnn_ncnn.planning.schedule import Schedule
+from flexnn_ncnn.planning.simulate import Lanes, Load, distances
 from flexnn_ncnn.preparing.load_peaks import with_load_peaks
 from flexnn_ncnn.preparing.params import typed_params
 from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, BlobLayout
@@ -184,8 +185,8 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
         _transformed(step) if choice is not None and choice.transformed else step
         for step, choice in zip(steps, decided.chosen, strict=True)
     )
-    if work.capabilities.releases_gil:
-        steps = _ahead(steps, decided)
+    if decided.lanes is not None:
+        steps = _ahead(steps, decided, decided.lanes)
     placements = tuple(
         Placement(buffer.blob, buffer.layout, offset, buffer.begin, buffer.end)
         for buffer, offset in zip(work.blobs.buffers, work.offsets, strict=True)
@@ -235,8 +236,8 @@ def _read_to_bytes(steps: Sequence[Step], decided: Schedule) -> int:
     return max(decided.raw_bytes + _SPARE_PAGES * mmap.PAGESIZE, largest_bytes) if loads else 0
 
 
-def _ahead(steps: Sequence[Step], decided: Schedule) -> tuple[Step, ...]:
-    """The steps with their loads as far ahead as memory allows."""
+def _ahead(steps: Sequence[Step], decided: Schedule, lanes: Lanes) -> tuple[Step, ...]:
+    """The steps with their loads as far ahead as there are places for them."""
     sizes: list[Load] = []
     numbers: dict[int, list[int]] = {}
     for step, choice in enumerate(decided.chosen):
@@ -245,7 +246,7 @@ def _ahead(steps: Sequence[Step], decided: Schedule) -> tuple[Step, ...]:
         count = 1 if steps[step].stages else len(steps[step].parts)
         numbers[step] = list(range(len(sizes), len(sizes) + count))
         sizes += [Load(0.0, choice.heap_bytes, choice.raw_bytes)] * count
-    ahead = distances(sizes, decided.heap_bytes, decided.raw_bytes)
+    ahead = distances(sizes, lanes)
 
     def told(step: Step, loads: Sequence[int]) -> Step:
         # all stages of a chain are one load

@@ -9,9 +9,11 @@ __all__ = ["CAPABILITY_EFFECTS", "STOCK", "Capabilities"]
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Each is False on the stock wheel; `flexnn_ncnn.runtime.native.capabilities` probes them.
+    """All but the first two are False on the stock wheel; `flexnn_ncnn.runtime.native.capabilities` probes them.
 
     Attributes:
+        loads_beside: one thread can load while another computes, and there is a CPU for each.
+        unlocks_calls: layers can be called so that other Python threads run, whatever the bindings do.
         releases_gil: loading, pipelines and forward let other Python threads run.
         loads_zero_copy: `DataReaderFromBuffer` reads weights in place from any Python buffer.
         has_weight_allocator: `Option.weight_allocator` decides where raw and transformed weights lie.
@@ -20,6 +22,8 @@ class Capabilities:
         feeds_borrowed_mats: a `Net` can be fed a Mat over memory that is not ncnn's.
     """
 
+    loads_beside: bool = False
+    unlocks_calls: bool = False
     releases_gil: bool = False
     loads_zero_copy: bool = False
     has_weight_allocator: bool = False
@@ -30,14 +34,18 @@ class Capabilities:
     @property
     def is_stock(self) -> bool:
         """Whether nothing is there that the stock wheel lacks."""
-        return not any(getattr(self, field.name) for field in fields(self))
+        return not any(getattr(self, field.name) for field in fields(self) if field.name not in _ANY_WHEELS)
 
+
+_ANY_WHEELS = ("loads_beside", "unlocks_calls")
 
 STOCK = Capabilities()
-"""The stock wheel's."""
+"""The stock wheel's at least."""
 
 CAPABILITY_EFFECTS = {
-    "releases_gil": "a thread loads the next layers while this one is computed",
+    "loads_beside": "a thread loads the next layers while this one is computed",
+    "unlocks_calls": "layers are called past the bindings, which would keep that thread waiting",
+    "releases_gil": "the bindings themselves let other threads run",
     "loads_zero_copy": "weights are used where they are mapped, without a copy",
     "has_weight_allocator": "nothing yet: stored transformed weights need no memory to be placed",
     "saves_transformed_weights": "weights are transformed once; a load maps them in",

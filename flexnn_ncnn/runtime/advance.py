@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from flexnn_ncnn.records.plan import Part, Plan, Stage, Step
+from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.memory.process_memory import resident_bytes
 from flexnn_ncnn.runtime.weights.makers import Makers
@@ -35,7 +36,8 @@ class LoadAhead:
 
     def __init__(self, plan: Plan, bin_path: str | os.PathLike[str], have: Iterable[LayerKey], room_bytes: int) -> None:
         self.layers, self.seconds = ResidentLayers(), 0.0
-        self._source, self._makers = WeightSource(bin_path, plan.transformed_path, plan.page_cache), Makers(plan)
+        self._source = WeightSource(bin_path, plan.transformed_path, plan.page_cache)
+        self._makers = Makers(plan, native.capabilities().unlocks_calls)
         self._missing = sorted(_missing(plan, have), key=lambda one: -one[-1].load_peak_bytes)
         self._room_bytes = room_bytes - SLACK_BYTES
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["CPUS_VARIABLE", "born_on_one_cpu", "load_elsewhere", "stay_on_one_cpu", "usable_cpus"]
+__all__ = ["CPUS_VARIABLE", "born_on_one_cpu", "cpu_count", "load_elsewhere", "stay_on_one_cpu", "usable_cpus"]
 
 # CPUs that a process kept on one of them may use for loading, as "0,1,3"
 CPUS_VARIABLE = "FLEXNN_CPUS"
@@ -19,9 +19,15 @@ def usable_cpus() -> str:
     return ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else ""
 
 
+def cpu_count() -> int:
+    """How many CPUs computing and loading may use together."""
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return len(own | _named())
+
+
 def load_elsewhere() -> None:
     """Let the calling thread run on the CPUs in `CPUS_VARIABLE` that the process itself is not kept on, if any."""
-    named = {int(word) for word in os.environ.get(CPUS_VARIABLE, "").split(",") if word.isdigit()}
+    named = _named()
     if not named or not hasattr(os, "sched_setaffinity"):
         return
     others = named - os.sched_getaffinity(os.getpid())
@@ -53,6 +59,10 @@ def born_on_one_cpu(wanted: bool) -> Iterator[None]:
     finally:
         with suppress(OSError):
             os.sched_setaffinity(0, before)
+
+
+def _named() -> set[int]:
+    return {int(word) for word in os.environ.get(CPUS_VARIABLE, "").split(",") if word.isdigit()}
 
 
 def _capacity(cpu: int) -> int:

@@ -50,7 +50,8 @@ class Executor:
         plan: what to do.
         bin_path: the weights.
         kept: layers that another executor loaded: those the plan wants are taken, the others closed.
-        threaded: whether streamed layers are loaded by a thread of their own; by default where ncnn lets it run.
+        threaded: whether streamed layers are loaded by a thread of their own; by default where the plan has them loaded
+            ahead and such a thread can run.
         room_bytes: how much page cache there may be for streamed weights; None for no limit.
 
     Attributes:
@@ -83,7 +84,11 @@ class Executor:
             raise ModelChangedError("changed since its weights were transformed", path=bin_path, hint=_MAKE_AGAIN)
         self._arena = arena_pages(plan)
         self._scratch = native.ScratchAllocator(self._arena)
-        self._makers = Makers(plan)
+        can = native.capabilities()
+        if threaded is None:
+            threaded = can.loads_beside and any(part.ahead > 1 for step in plan.steps for part in step.parts)
+        self._lets_others_run = threaded and can.unlocks_calls
+        self._makers = Makers(plan, self._lets_others_run)
         self._options = self._makers.options
         # to compute with: what layers allocate then comes from the arena
         self._run_options = {k: self._scratch.attach(native.make_option(plan.options, k)) for k in self._options}
@@ -93,8 +98,6 @@ class Executor:
             for p in plan.placements
         }
         self._resident = ResidentLayers()
-        if threaded is None:
-            threaded = native.capabilities().releases_gil
         self._streaming = Streaming(plan, self._source, self.trace, threaded, room_bytes)
         with heap.return_freed_memory(), heap.plugged():
             self._actions = [self._compile(number, step) for number, step in enumerate(plan.steps)]
@@ -297,7 +300,7 @@ class Executor:
         if layer is None:
             layer = self._maker(owner, part)(self._source.load(part.pieces))
         else:
-            layer.compute_with(self._run_option(owner), owner.name)
+            layer.compute_with(self._run_option(owner), owner.name, lets_others_run=self._lets_others_run)
         self._resident.put(key, layer)
         return layer
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.planner import Workload, schedule, schedule_of, smallest_budget, workload
+from flexnn_ncnn.planning.outcome import schedule_of
+from flexnn_ncnn.planning.planner import Workload, schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
 from flexnn_ncnn.preparing.assemble import assemble_plan
 from flexnn_ncnn.profiling import cutting

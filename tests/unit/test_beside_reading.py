@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import BudgetError, UsageError
-from flexnn_ncnn.planning.planner import Schedule, Workload, read_seconds, schedule, smallest_budget, workload
+from flexnn_ncnn.planning.outcome import read_seconds
+from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, smallest_budget, workload
 from flexnn_ncnn.records.capabilities import STOCK
 from flexnn_ncnn.records.profile import LayerProfile, Linear, ModelProfile
 from flexnn_ncnn.records.storage import Storage, checked_page_cache

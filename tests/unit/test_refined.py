@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flexnn_ncnn.planning.choices import run_peak
-from flexnn_ncnn.planning.planner import Schedule, schedule_of, workload
+from flexnn_ncnn.planning.outcome import schedule_of
+from flexnn_ncnn.planning.planner import Schedule, workload
 from flexnn_ncnn.planning.refined import refined
 from flexnn_ncnn.records.profile import ModelProfile, Points, SlabCost
 from tests.unit.profiles import cost, layer, model

@@ -80,10 +80,11 @@ class PartTarget:
     otherwise it writes to memory of its own and `store` copies.
     """
 
-    __slots__ = ("_axis", "_begin", "_end", "_mat", "_whole")
+    __slots__ = ("_address", "_axis", "_begin", "_end", "_mat", "_whole")
 
     def __init__(self, whole: Blob, axis: str, begin: int, end: int, mat: native.Mat | None) -> None:
         self._whole, self._axis, self._begin, self._end, self._mat = whole, axis, begin, end, mat
+        self._address = 0 if mat is None else native.data_address(mat)
 
     @property
     def mat(self) -> native.Mat:
@@ -95,7 +96,7 @@ class PartTarget:
         if self._mat is not None:
             if computed.elempack != self._mat.elempack:  # ncnn packs by the slice's own number of outputs
                 native.repack(computed, native.same_memory(self._mat))
-            elif native.data_address(computed) != native.data_address(self._mat):  # an int8 layer's "fresh" output
+            elif native.data_address(computed) != self._address:  # an int8 layer's "fresh" output
                 native.copy_blob(computed, self._mat)
             return
         whole, part = native.array_view(self._whole.mat), native.array_view(computed)

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = [
+    "LARGEST_HEAP_BYTES",
     "PAGE_BYTES",
     "Reserve",
     "allocator_name",
     "join_tiny_blocks",
     "keep_freed_memory",
     "mapped_alone",
+    "own_heap",
     "plugged",
     "return_freed_memory",
     "trim",
@@ -37,7 +39,11 @@ _CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
 _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 _MOST_MAPPINGS = 65536  # glibc's own limit
+_MOST_HEAPS = 8  # threads that allocate have one of their own, up to so many; else what one frees, another reuses
 _ALONE_FROM_BYTES, PAGE_BYTES = 64 * 1024, 4096
+# malloc.c and arena.c of glibc, where words have 8 bytes: of a heap that is not the first, which begins at a multiple
+_WORD_BYTES, _NON_MAIN_ARENA = ctypes.sizeof(ctypes.c_size_t), 4
+LARGEST_HEAP_BYTES = 64 * 1024 * 1024
 
 
 def _open_libc() -> ctypes.PyDLL | None:
@@ -84,7 +90,7 @@ def keep_freed_memory() -> None:
         _LIBC.mallopt(_M_TRIM_THRESHOLD, _NEVER)
         _LIBC.mallopt(_M_TOP_PAD, 0)
         _LIBC.mallopt(_M_MXFAST, 0)  # what is freed joins its neighbours at once
-        _LIBC.mallopt(_M_ARENA_MAX, 1)  # one heap for all threads: what one frees, another reuses
+        _LIBC.mallopt(_M_ARENA_MAX, _MOST_HEAPS)
 
 
 class Reserve:
@@ -98,9 +104,11 @@ class Reserve:
 
     Args:
         size_bytes: 0 leaves the heap as it is.
+        is_fresh: whether the heap is one that the calling thread has for itself, with nothing in it to be plugged.
     """
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, is_fresh: bool = False) -> None:
+        self._is_fresh = is_fresh
         self._is_wanted = _LIBC is not None and size_bytes > 0
         # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
         self._size_bytes = size_bytes + size_bytes // 4 + _SPARE_BYTES
@@ -130,8 +138,9 @@ class Reserve:
 
     def _build(self) -> None:
         self.close()  # the memory around an earlier hole, which can be used again
-        trim()
-        self._plug()
+        if not self._is_fresh:
+            trim()
+            self._plug()
         holes = []
         for size in (_SMALL_HOLE_BYTES, self._size_bytes + _MARGIN_BYTES):
             holes.append(_malloc(size))
@@ -152,6 +161,17 @@ class Reserve:
             _free(block)
             trim()
             size //= 2
+
+
+def own_heap() -> int:
+    """Which of the C library's heaps the calling thread allocates from; 0 for the process's first, or unknown."""
+    if _LIBC is None or _WORD_BYTES < 8:
+        return 0
+    block = _malloc(_CACHED_SIZES[-1] + 1)
+    # in the size before a block
+    is_first = not ctypes.c_size_t.from_address(block - _WORD_BYTES).value & _NON_MAIN_ARENA
+    _free(block)
+    return 0 if is_first else block // LARGEST_HEAP_BYTES
 
 
 def join_tiny_blocks(sizes: Sequence[int] = ()) -> None:

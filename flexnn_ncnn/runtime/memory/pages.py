@@ -12,25 +12,69 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MADVISE", "anonymous_pages", "release_pages"]
+__all__ = ["MADVISE", "anonymous_pages", "mapped_pages", "release_pages"]
 
 SMALLEST_RELEASE_BYTES = 1024 * 1024
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 
-def _open_madvise() -> Any:
-    try:
-        madvise = ctypes.CDLL(None).madvise
-    except (OSError, TypeError, AttributeError):
+_Address, _Size, _Int = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+
+
+def _system_call(names: tuple[str, ...], result: Any, *arguments: Any) -> Any:
+    """A function of the C library, called without the interpreter lock; None where there is none of these names."""
+    for name in names:
+        try:
+            call = getattr(ctypes.CDLL(None, use_errno=True), name)
+        except (OSError, TypeError, AttributeError):
+            continue
+        call.restype, call.argtypes = result, arguments
+        return call
+    return None
+
+
+MADVISE = _system_call(("madvise",), _Int, _Address, _Size, _Int)
+"""The system's madvise(address, size, advice), for pages that are no Python mmap; None where there is none."""
+
+# the first is where an offset may be too small otherwise
+_MMAP = _system_call(("mmap64", "mmap"), _Address, _Address, _Size, _Int, _Int, _Int, ctypes.c_longlong)
+_MUNMAP = _system_call(("munmap",), _Int, _Address, _Size)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class _Mapping:
+    """Pages of a file, unmapped when nobody has them any more."""
+
+    __slots__ = ("_address", "_size_bytes")
+
+    def __init__(self, address: int, size_bytes: int) -> None:
+        self._address, self._size_bytes = address, size_bytes
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"data": (self._address, True), "shape": (self._size_bytes,), "typestr": "|u1", "version": 3}
+
+    def __del__(self) -> None:
+        _MUNMAP(self._address, self._size_bytes)
+
+
+def mapped_pages(file_descriptor: int, begin_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8] | None:
+    """A part of a file, to be read in place; no page of it is in memory before it is touched.
+
+    Unlike Python's mmap it holds no file descriptor, of which a process has few.
+
+    Args:
+        file_descriptor: of the file; it may be closed afterwards.
+        begin_bytes: a multiple of a page.
+        size_bytes: at least one; what lies on pages after the file's end must not be touched.
+
+    Returns:
+        The bytes, read-only; or None where the system has no such means, or no room for one more.
+    """
+    if _MMAP is None or _MUNMAP is None:
         return None
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    madvise.restype = ctypes.c_int
-    return madvise
-
-
-MADVISE = _open_madvise()
-"""The system's madvise(address, size, advice) for pages that are no Python mmap, called without the interpreter lock as
-that one's is not; None where there is none."""
+    address = _MMAP(None, size_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file_descriptor, begin_bytes)
+    return None if address in (None, _MAP_FAILED) else np.asarray(_Mapping(address, size_bytes))
 
 
 def anonymous_pages(size_bytes: int, *, huge: bool = True) -> npt.NDArray[np.uint8]:

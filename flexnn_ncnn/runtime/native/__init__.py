@@ -15,6 +15,8 @@ cannot be called wrongly:
 * `Mat.create` keeps a preallocated output only if its allocator is the Option's; an allocator in Python is called
   with the interpreter locked, so layers that allocate in OpenMP threads get none, and it must not raise.
 * Some layers keep what they allocate while loading, so an Option with allocators is for computing only.
+* The bindings keep the interpreter lock; `unlocked` calls layers without it, once a process of its own has proved that
+  to work. Nothing may raise in an allocator then: no C++ code would catch it.
 * A Mat over a numpy array has its channels side by side, where ncnn's layers count on gaps: such arrays are copied.
 """
 

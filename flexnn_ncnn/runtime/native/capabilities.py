@@ -8,20 +8,26 @@ from pathlib import Path
 import ncnn
 
 from flexnn_ncnn.records.capabilities import Capabilities
+from flexnn_ncnn.runtime.cpu import cpu_count
+from flexnn_ncnn.runtime.native.proof import is_proven
 
 __all__ = ["capabilities", "ncnn_folder", "patch_names"]
 
 
 @cache
 def capabilities() -> Capabilities:
-    """What the ncnn in use can do beyond the stock wheel; takes microseconds, and less from the second call on.
+    """What the ncnn in use can do; takes microseconds, and a second once on each machine.
 
     What adds to the bindings is looked for there. What changes only how ncnn works inside cannot be seen from outside
     without running it: the builds that have it name it in `ncnn.patches`, a list of words with commas between.
     """
     named = frozenset(patch_names())
+    releases_gil = "release-gil" in named
+    unlocks_calls = not releases_gil and is_proven()
     return Capabilities(
-        releases_gil="release-gil" in named,
+        loads_beside=(releases_gil or unlocks_calls) and cpu_count() > 1,
+        unlocks_calls=unlocks_calls,
+        releases_gil=releases_gil,
         loads_zero_copy=hasattr(ncnn, "DataReaderFromBuffer"),
         has_weight_allocator=hasattr(ncnn.Option, "weight_allocator"),
         saves_transformed_weights=hasattr(ncnn.Option, "transformed_weights"),

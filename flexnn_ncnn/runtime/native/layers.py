@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import ncnn
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.options import KERNELS, RunOptions
+from flexnn_ncnn.runtime.native import unlocked
 from flexnn_ncnn.runtime.native.mats import Mat, NcnnError, Option, mat_from_array
 
 __all__ = [
@@ -86,6 +87,22 @@ class _Weights(ncnn.ModelBin):  # type: ignore[misc]
         return ncnn.Mat() if array is None or array.size != w else ncnn.Mat(array)
 
 
+class _Calls(NamedTuple):
+    """How a layer's methods are called; each gives back what ncnn does, 0 if all went well."""
+
+    create_pipeline: Callable[[Any, Option], int]
+    forward: Callable[[Any, Mat, Mat, Option], int]
+    forward_inplace: Callable[[Any, Mat, Option], int]
+
+
+_LOCKED = _Calls(
+    lambda layer, option: layer.create_pipeline(option),
+    lambda layer, bottom, top, option: layer.forward(bottom_blob=bottom, top_blob=top, opt=option),
+    lambda layer, blob, option: layer.forward_inplace(bottom_top_blob=blob, opt=option),
+)
+_UNLOCKED = _Calls(unlocked.create_pipeline, unlocked.forward, unlocked.forward_inplace)
+
+
 class LoadedLayer:
     """One ncnn layer with its pipeline created, ready to compute.
 
@@ -96,12 +113,14 @@ class LoadedLayer:
         option: from `make_option`, for loading and freeing.
         run_option: for computing, by default the same; one like it that went through `ScratchAllocator.attach` has the
             layer allocate there.
+        lets_others_run: whether other Python threads run meanwhile though the bindings would not let them; only where
+            `capabilities` says that they can.
 
     Raises:
         NcnnError: ncnn does not know the type, or refuses params or weights.
     """
 
-    __slots__ = ("_keep_alive", "_layer", "_option", "_run_option", "name")
+    __slots__ = ("_calls", "_keep_alive", "_layer", "_option", "_run_option", "name")
 
     def __init__(
         self,
@@ -111,18 +130,21 @@ class LoadedLayer:
         option: Option,
         name: str = "",
         run_option: Option | None = None,
+        *,
+        lets_others_run: bool = False,
     ) -> None:
         layer = ncnn.create_layer(layer_type)
         if layer is None:
             raise NcnnError(f"the installed ncnn {ncnn_version()} has no layer type {layer_type!r}")
         self._layer, self._option, self.name = layer, option, name or layer_type
         self._run_option = option if run_option is None else run_option
+        self._calls = _UNLOCKED if lets_others_run else _LOCKED
         # ncnn borrows the weights' memory for as long as the layer lives
         self._keep_alive = arrays
         self._check(layer.load_param(params), "load_param")
         if arrays:
             self._check(layer.load_model(_Weights(arrays)), "load_model")
-        self._check(layer.create_pipeline(option), "create_pipeline")
+        self._check(self._calls.create_pipeline(layer, option), "create_pipeline")
 
     @property
     def takes_one_blob(self) -> bool:
@@ -158,7 +180,7 @@ class LoadedLayer:
         """Compute one blob from one; `top` is written in place where its layout fits, replaced otherwise."""
         if bottom.dims == 0:
             raise NcnnError(f"layer {self.name!r}: the input blob is empty")
-        result = self._layer.forward(bottom_blob=bottom, top_blob=top, opt=self._run_option)
+        result = self._calls.forward(self._layer, bottom, top, self._run_option)
         if result:
             self._check(result, "forward")
 
@@ -174,13 +196,14 @@ class LoadedLayer:
         """Overwrite `blob` with the layer's output."""
         if blob.dims == 0:
             raise NcnnError(f"layer {self.name!r}: the blob is empty")
-        result = self._layer.forward_inplace(bottom_top_blob=blob, opt=self._run_option)
+        result = self._calls.forward_inplace(self._layer, blob, self._run_option)
         if result:
             self._check(result, "forward_inplace")
 
-    def compute_with(self, run_option: Option | None, name: str = "") -> None:
+    def compute_with(self, run_option: Option | None, name: str = "", *, lets_others_run: bool = False) -> None:
         """From now on compute with another option, the one it was loaded with by default; also under another name."""
         self._run_option = self._option if run_option is None else run_option
+        self._calls = _UNLOCKED if lets_others_run else _LOCKED
         self.name = name or self.name
 
     def release_raw(self) -> None:

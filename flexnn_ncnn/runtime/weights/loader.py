@@ -1,4 +1,4 @@
-"""Streamed layers, loaded when they are needed or, by a thread of their own, as far ahead as the plan allows."""
+"""Streamed layers, loaded when they are needed or, by threads of their own, as far ahead as the plan allows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from flexnn_ncnn.records.plan import WeightPiece
 from flexnn_ncnn.runtime.weights.streams import Stream
 
-__all__ = ["Load", "Loader", "SerialLoader", "ThreadedLoader"]
+__all__ = ["Load", "Loader", "SerialLoader", "ThreadedLoader", "lanes"]
 
 
 class Closable(Protocol):
@@ -113,81 +114,83 @@ def _end_threads() -> None:
 
 
 class ThreadedLoader(Generic[Loaded]):
-    """Loads ahead in a thread of its own; worth it where ncnn's bindings let go of the interpreter lock.
+    """Loads ahead in threads of its own, one load after the other; worth it where they run beside computing.
 
-    A load begins when the one `ahead` loads back is released, so what is loaded at once is what the plan counted.
+    A load begins when the one `ahead` loads back is released and takes its place: the same thread, which frees that one
+    first. So a thread has one load at a time, in a heap of its own where the C library gives it one, and that heap is
+    as large as the largest of its loads. What is loaded at once is what the plan counted.
 
     Args:
         loads: in the order they are needed in.
-        stream: of the same loads; used by the thread alone.
-        on_start: called in the thread before all else.
+        stream: of the same loads; used by one thread at a time.
+        on_start: called in each thread before all else; what it gives back is called before each load there.
     """
 
     def __init__(
-        self, loads: Sequence[Load[Loaded]], stream: Stream, on_start: Callable[[], None] = lambda: None
+        self,
+        loads: Sequence[Load[Loaded]],
+        stream: Stream,
+        on_start: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> None:
         self._loads, self._stream, self._on_start = loads, stream, on_start
+        self._lanes = lanes([load.ahead for load in loads])
         self._changed = threading.Condition()
         self._owner = os.getpid()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._reset()
         if loads:
             self._start()
 
     @property
     def is_here(self) -> bool:
-        """Whether this process began it: a fork has neither the thread nor a lock that it held."""
+        """Whether this process began it: a fork has neither the threads nor a lock that they held."""
         return os.getpid() == self._owner
 
     def acquire(self, load: int) -> Loaded:
         """Wait until it is loaded."""
         if not self.is_here:
-            self._thread, self._changed = None, threading.Condition()
+            self._threads, self._changed = [], threading.Condition()
             self._stream.abort()
-        if self._thread is None or self._acquired % len(self._loads) != load:
+        if not self._threads or self._acquired % len(self._loads) != load:
             self.abort()
             self._start()
         with self._changed:
             self._changed.wait_for(lambda: self._acquired in self._ready or self._error is not None)
             if self._acquired in self._ready:
-                loaded = self._ready[self._acquired]
                 self._acquired += 1
-                return loaded
+                return self._ready[self._acquired - 1]
             error = self._error
         self.abort()
         assert error is not None
         raise error
 
     def release(self, load: int) -> None:
-        """Free an acquired load; they are released in the order they were acquired in."""
+        """Let an acquired load be freed; they are released in the order they were acquired in."""
         with self._changed:
-            loaded = self._ready.pop(self._released)
-        loaded.close()
-        with self._changed:
-            self._unused.append(load)
             self._released += 1
+            self._unused.append(load)
             self._changed.notify_all()
 
     def abort(self) -> None:
-        """Let the thread end and free all loads; the next `acquire` starts anew."""
-        if self._thread is not None:
+        """Let the threads end and free all loads; the next `acquire` starts anew."""
+        if self._threads:
             with self._changed:
                 self._ending = True
                 self._changed.notify_all()
-            self._thread.join()
-            self._thread = None
+            while self._threads:
+                self._threads.pop().join()
             while self._ready:
                 self._ready.popitem()[1].close()
             self._stream.abort()
 
     def close(self) -> None:
-        """End the thread and free all loads."""
+        """End the threads and free all loads."""
         self.abort()
 
     def _reset(self) -> None:
         # loads are numbered on and on: number % len(loads) is the load
         self._next = self._acquired = self._released = 0
-        self._ready: dict[int, Loaded] = {}  # from when they are loaded until they are released
+        self._ready: dict[int, Loaded] = {}  # from when they are loaded until they are freed
         self._unused: deque[int] = deque()  # loads whose arrays the stream may have back
         self._error: BaseException | None = None
         self._ending = False
@@ -196,43 +199,77 @@ class ThreadedLoader(Generic[Loaded]):
         self._reset()
         self._owner = os.getpid()
         _LOADERS.add(self)
-        self._thread = threading.Thread(target=self._work, name="flexnn-loader", daemon=True)
-        self._thread.start()
+        for lane in sorted(set(self._lanes)):
+            own = [load for load, found in enumerate(self._lanes) if found == lane]
+            thread = threading.Thread(target=self._work, args=(own,), name="flexnn-loader", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _work(self) -> None:
+    def _work(self, own: Sequence[int]) -> None:
+        """Load what is this thread's, over and over, and free it."""
         try:
-            self._on_start()
-            self._stream.read_ahead()
-            while self._may_load():
-                load = self._next % len(self._loads)
-                loaded = _build(self._loads[load], self._stream, load)
-                with self._changed:
-                    self._ready[self._next] = loaded
-                    self._next += 1
-                    self._changed.notify_all()
+            before = self._on_start()
+            if own[0] == 0:
+                self._stream.read_ahead()
+            last = -1
+            for inference in count():
+                for load in own:
+                    number = inference * len(self._loads) + load
+                    if not self._free(last) or not self._turn(number):
+                        return
+                    before()
+                    loaded = _build(self._loads[load], self._stream, load)
+                    with self._changed:
+                        self._ready[number] = loaded
+                        self._next = number + 1
+                        self._changed.notify_all()
+                    del loaded
+                    last = number
         except BaseException as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
-    def _may_load(self) -> bool:
-        """Wait until the next load may begin; False when the thread is to end."""
-        while True:
-            while self._unused:
-                self._stream.release(self._unused.popleft())
+    def _free(self, number: int) -> bool:
+        """Free a load as soon as it is released; False when the thread is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending or self._released > number)
+            if self._ending:
+                return False
+            loaded = self._ready.pop(number, None)
+        if loaded is not None:
+            loaded.close()
             with self._changed:
-                self._changed.wait_for(lambda: self._ending or self._unused or self._in_window())
-                if self._ending:
-                    return False
-                if self._unused:
-                    continue
-            if self._stream.has_room():
-                return True
-            with self._changed:
-                self._changed.wait_for(lambda: self._ending or self._unused)
+                self._changed.notify_all()
+        return True
 
-    def _in_window(self) -> bool:
-        return self._released > self._next - self._loads[self._next % len(self._loads)].ahead
+    def _turn(self, number: int) -> bool:
+        """Wait until a load may begin: no other thread uses the stream then; False when the thread is to end."""
+        ahead = self._loads[number % len(self._loads)].ahead
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending or (self._next == number and self._released > number - ahead))
+            while not self._ending:
+                while self._unused:
+                    self._stream.release(self._unused.popleft())
+                if self._stream.has_room():
+                    return True
+                self._changed.wait()
+        return False
+
+
+def lanes(ahead: Sequence[int]) -> list[int]:
+    """Which loads take each other's place, as `records.plan.Part.ahead` says, those of an inference alone.
+
+    Args:
+        ahead: of each load.
+
+    Returns:
+        Per load a number, the same where one takes the place of the other.
+    """
+    found: list[int] = []
+    for number, distance in enumerate(ahead):
+        found.append(found[number - distance] if distance <= number else max(found, default=-1) + 1)
+    return found
 
 
 def _build(load: Load[Loaded], stream: Stream, number: int) -> Loaded:

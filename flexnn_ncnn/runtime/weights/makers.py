@@ -21,12 +21,14 @@ class Makers:
 
     Args:
         plan: the plan.
+        lets_others_run: whether other threads run while layers load and compute, as in `native.LoadedLayer`.
 
     Attributes:
         options: one per kernel to load with; a layer only reads it.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, lets_others_run: bool = False) -> None:
+        self._lets_others_run = lets_others_run
         kernels = {"default", *(step.kernel for step in plan.steps)}
         kernels |= {stage.kernel for step in plan.steps for stage in step.stages}
         self.options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
@@ -55,7 +57,9 @@ class Makers:
             return take
 
         def make(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
-            loaded = native.LoadedLayer(owner.type, params, arrays, option, owner.name, run_option)
+            loaded = native.LoadedLayer(
+                owner.type, params, arrays, option, owner.name, run_option, lets_others_run=self._lets_others_run
+            )
             if not owner.reads_raw:
                 loaded.release_raw()
             return loaded

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from flexnn_ncnn.records.plan import Part, Plan
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.cpu import load_elsewhere
+from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weights.loader import Load, Loader, SerialLoader, ThreadedLoader
 from flexnn_ncnn.runtime.weights.streams import Stream, goes_past_cache, open_stream
@@ -20,6 +21,14 @@ from flexnn_ncnn.runtime.weights.window import Window
 __all__ = ["LoadedParts", "Streaming"]
 
 Arrays = list[npt.NDArray[Any]]
+
+
+# more does not fit into a heap that is not the process's first
+_LARGEST_RESERVE_BYTES = heap.LARGEST_HEAP_BYTES // 2
+
+
+class _SharedHeapError(Exception):
+    """A thread that loads would share its heap."""
 
 
 class LoadedParts:
@@ -81,6 +90,7 @@ class Streaming:
         self._one_at_a_time = True
         self._stream: Stream | None = None
         self._loader: Loader[LoadedParts] | None = None
+        self._heaps: list[int] = []  # of threads that load
 
     def add(
         self,
@@ -135,16 +145,31 @@ class Streaming:
 
     def start(self) -> None:
         """All are noted: begin to read ahead."""
-        self._one_at_a_time = not self._threaded or all(load.ahead == 1 for load in self._loads)
+        self._one_at_a_time = not self._threaded
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
         self._stream = open_stream(
             self._source, pieces, plan.page_cache, plan.read_ahead_bytes, self._room_bytes, self._windows
         )
         if self._threaded and len(self._windows) < len(self._loads):
-            self._loader = ThreadedLoader(self._loads, self._stream, load_elsewhere)
+            self._loader = ThreadedLoader(self._loads, self._stream, self._begin_thread)
         else:
             self._loader = SerialLoader(self._loads, self._stream)
+
+    def _begin_thread(self) -> Callable[[], None]:
+        """Have a thread load in a heap of its own, in which loads take turns as in `heap.Reserve`.
+
+        Raises:
+            _SharedHeapError: the C library has none left: loads of several threads in one would leave holes.
+        """
+        load_elsewhere()
+        if heap.allocator_name() != "glibc":
+            return lambda: None
+        own, size_bytes = heap.own_heap(), self._plan.heap_bytes // 2  # as much as the largest load at least
+        if not own or own in self._heaps:
+            raise _SharedHeapError
+        self._heaps.append(own)
+        return heap.Reserve(size_bytes if size_bytes < _LARGEST_RESERVE_BYTES else 0, is_fresh=True).ensure_whole
 
     def acquire(self, load: int) -> LoadedParts:
         """Have a load ready; they are acquired in their order.
@@ -155,9 +180,20 @@ class Streaming:
         """
         assert self._loader is not None
         begin = time.perf_counter()
-        loaded = self._loader.acquire(load)
+        try:
+            loaded = self._loader.acquire(load)
+        except _SharedHeapError:
+            self._load_in_turn()
+            loaded = self._loader.acquire(load)
         self._trace.loaded(self._sizes[load], time.perf_counter() - begin)
         return loaded
+
+    def _load_in_turn(self) -> None:
+        """From now on load when a load is needed, in the caller's thread."""
+        assert self._loader is not None
+        assert self._stream is not None
+        self._loader.close()
+        self._loader, self._one_at_a_time = SerialLoader(self._loads, self._stream), True
 
     def release(self, load: int) -> None:
         """Free an acquired load."""

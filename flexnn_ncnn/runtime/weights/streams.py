@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from flexnn_ncnn.runtime.weights.direct_stream import DirectStream, largest_load
 from flexnn_ncnn.runtime.weights.page_cache import Range, ReadAhead
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from flexnn_ncnn.runtime.weights.window import Window
+from param_tools.errors import ModelFormatError
 
 __all__ = ["Load", "MappedStream", "Stream", "goes_past_cache", "open_stream"]
 
@@ -112,7 +114,11 @@ class MappedStream:
         windows: Mapping[int, Window] | None = None,
     ) -> None:
         self.note = ""
-        self._source, self._loads, self._windows = source, loads, windows or {}
+        self._source, self._loads, self._windows = source, loads, dict(windows or {})
+        self._mapped: dict[int, list[list[npt.NDArray[Any] | None]]] = {}
+        for number in range(len(loads)) if Window.is_possible() else ():
+            if number not in self._windows:
+                self._stand(number)
         ranges = [[_range(source, piece) for layer in load for piece in layer] for load in loads]
         self._ahead = ReadAhead(ranges, read_ahead_bytes)
 
@@ -132,14 +138,26 @@ class MappedStream:
         """
         self._ahead.need(load)
         if load in self._windows:
-            self._windows[load].fill()
-            return []
-        return [self._source.load(layer) for layer in self._loads[load]]
+            self._source.check_again(chain.from_iterable(self._loads[load]))
+            try:
+                self._windows[load].fill()
+            except OSError as error:
+                raise ModelFormatError(f"cannot be read: {error.strerror}", path=self._source.path) from error
+        if load in self._mapped:
+            return list(map(self._source.completed, self._loads[load], self._mapped[load]))
+        return [] if load in self._windows else [self._source.load(layer) for layer in self._loads[load]]
 
     def release(self, load: int) -> None:
         """Empty its window; other mappings are gone when nobody has them any more."""
         if load in self._windows:
             self._windows[load].empty()
+
+    def _stand(self, load: int) -> None:
+        """Map what is large once and for all; a load then brings its pages in, and a release lets them go."""
+        arrays = [self._source.mapped(layer) for layer in self._loads[load]]
+        mapped = [one for layer in arrays for one in layer if one is not None]
+        if mapped:
+            self._mapped[load], self._windows[load] = arrays, Window(mapped)
 
     def abort(self) -> None:
         """Empty all windows; reading ahead follows whatever is fetched."""

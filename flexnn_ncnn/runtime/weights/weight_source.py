@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
 from flexnn_ncnn.records.staging import TABLE_BYTES
-from flexnn_ncnn.runtime.memory.pages import anonymous_pages
+from flexnn_ncnn.runtime.memory.pages import anonymous_pages, mapped_pages
 from flexnn_ncnn.runtime.weights.page_cache import Range, drop
 from param_tools.errors import ModelFormatError
 
@@ -95,6 +94,11 @@ class WeightSource:
         """
         return [decoded(piece, self._stored) for piece in pieces]
 
+    def mapped(self, pieces: Sequence[WeightPiece]) -> list[npt.NDArray[Any] | None]:
+        """Of each piece its array over a mapping that stays and has no page in memory; None of what is to be read:
+        small, stored otherwise than ncnn takes it, or cannot be mapped."""
+        return [self._standing(piece) if self._can_stand(piece) else None for piece in pieces]
+
     def standing(self, pieces: Sequence[WeightPiece]) -> tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None:
         """The arrays of a part, large ones over mappings that stay and have no page in memory, small ones read.
 
@@ -105,8 +109,23 @@ class WeightSource:
         large = [piece.stored_bytes >= _SMALL_BYTES for piece in pieces]
         if not any(large) or not all(map(self._can_stand, compress(pieces, large))):
             return None
-        arrays = [decoded(piece, partial(self._stored, populate=False)) for piece in pieces]
-        return arrays, list(compress(arrays, large))
+        mapped = self.mapped(pieces)
+        if any(is_large and one is None for is_large, one in zip(large, mapped, strict=True)):
+            return None
+        return self.completed(pieces, mapped), [one for one in mapped if one is not None]
+
+    def completed(
+        self, pieces: Sequence[WeightPiece], mapped: Sequence[npt.NDArray[Any] | None]
+    ) -> list[npt.NDArray[Any]]:
+        """What `mapped` gave for the pieces, and the others read; errors as of `load`."""
+        return [decoded(piece, self._stored) if one is None else one for piece, one in zip(pieces, mapped, strict=True)]
+
+    def _standing(self, piece: WeightPiece) -> npt.NDArray[Any] | None:
+        self.check(piece)
+        file, at_bytes = self.file_of(piece.offset_bytes)
+        begin, end = file._span(at_bytes, piece.stored_bytes)
+        pages = mapped_pages(file.file_descriptor, begin, end - begin)
+        return None if pages is None else decoded(piece, lambda _, size: pages[at_bytes - begin :][:size])
 
     def _can_stand(self, piece: WeightPiece) -> bool:
         file, at_bytes = self.file_of(piece.offset_bytes)
@@ -156,6 +175,20 @@ class WeightSource:
         if self._transformed is not None:
             self._transformed.close()
 
+    def check_again(self, pieces: Iterable[WeightPiece]) -> None:
+        """Whether the files still are long enough to have the pieces: what is mapped beyond must not be touched.
+
+        Raises:
+            ModelFormatError: one is not.
+        """
+        ends: dict[WeightSource, int] = {}
+        for piece in pieces:
+            file, at_bytes = self.file_of(piece.offset_bytes)
+            ends[file] = max(ends.get(file, 0), at_bytes + piece.stored_bytes)
+        for file, end in ends.items():
+            if os.fstat(file.file_descriptor).st_size < end:
+                raise file._shortened(end)
+
     def check(self, piece: WeightPiece) -> None:
         """Whether the file has the piece.
 
@@ -175,14 +208,14 @@ class WeightSource:
                 hint="build or copy the model again",
             )
 
-    def _stored(self, offset_bytes: int, size_bytes: int, populate: bool = True) -> npt.NDArray[np.uint8]:
+    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         file, at_bytes = self.file_of(offset_bytes)
         if file is not self:
-            return file._stored(at_bytes, size_bytes, populate)
+            return file._stored(at_bytes, size_bytes)
         self._check(offset_bytes, size_bytes)
         try:
-            if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES if populate else _SMALL_BYTES):
-                return self._mapped(offset_bytes, size_bytes, populate)
+            if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES):
+                return self._mapped(offset_bytes, size_bytes)
             return self._read(offset_bytes, size_bytes)
         except OSError as error:
             raise ModelFormatError(
@@ -215,17 +248,16 @@ class WeightSource:
         """Whether the bytes after `end` that a kernel may read belong to a page of the file."""
         return end + OVERREAD_BYTES <= align_up(self.size_bytes, mmap.PAGESIZE)
 
-    def _mapped(self, offset_bytes: int, size_bytes: int, populate: bool) -> npt.NDArray[np.uint8]:
+    def _span(self, offset_bytes: int, size_bytes: int) -> tuple[int, int]:
+        """Where a mapping of some bytes begins and ends."""
         begin = offset_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        end = min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
+        return begin, min(offset_bytes + size_bytes + OVERREAD_BYTES, self.size_bytes)
+
+    def _mapped(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        begin, end = self._span(offset_bytes, size_bytes)
+        flags = mmap.MAP_SHARED | _POPULATE
         try:
-            window = mmap.mmap(
-                self._file.fileno(),
-                end - begin,
-                flags=mmap.MAP_SHARED | (_POPULATE if populate else 0),
-                prot=mmap.PROT_READ,
-                offset=begin,
-            )
+            window = mmap.mmap(self._file.fileno(), end - begin, flags=flags, prot=mmap.PROT_READ, offset=begin)
         except ValueError as error:  # Python compares with the file's size of now
             raise self._shortened(offset_bytes) from error
         return np.frombuffer(window, np.uint8, size_bytes, offset_bytes - begin)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,10 +40,16 @@ class Window:
         return MADVISE is not None
 
     def fill(self) -> None:
-        """Have all pages in memory: mapped from the page cache, or read."""
+        """Have all pages in memory: mapped from the page cache, or read.
+
+        Raises:
+            OSError: one cannot be read.
+        """
         for (begin, size_bytes), array in zip(self._spans, self._arrays, strict=True):
-            if MADVISE(begin, size_bytes, _POPULATE_READ):  # an older kernel: touch one byte of every page
-                np.bitwise_or.reduce(array.view(np.uint8)[:: mmap.PAGESIZE])
+            if MADVISE(begin, size_bytes, _POPULATE_READ):
+                if (number := ctypes.get_errno()) != errno.EINVAL:
+                    raise OSError(number, os.strerror(number))
+                np.bitwise_or.reduce(array.view(np.uint8)[:: mmap.PAGESIZE])  # an older kernel: touch every page
 
     def empty(self) -> None:
         """Have none of them; the page cache keeps them."""
