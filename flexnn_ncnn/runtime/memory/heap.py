@@ -109,6 +109,8 @@ class Reserve:
 
     def __init__(self, size_bytes: int, *, is_fresh: bool = False) -> None:
         self._is_fresh = is_fresh
+        # nothing but layers is there, and joining takes blocks itself
+        self._tiny_sizes = _SPLIT_OFF_SIZES if is_fresh else _CACHED_SIZES
         self._is_wanted = _LIBC is not None and size_bytes > 0
         # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
         self._size_bytes = size_bytes + size_bytes // 4 + _SPARE_BYTES
@@ -121,7 +123,7 @@ class Reserve:
         """Mend the hole if small blocks stayed in it; a microsecond where none did."""
         if not self._is_wanted or self._is_whole():
             return
-        join_tiny_blocks(_CACHED_SIZES)
+        join_tiny_blocks(self._tiny_sizes)
         if not self._is_whole():
             self._build()
 
@@ -137,9 +139,11 @@ class Reserve:
         return self._begin <= block < self._end
 
     def _build(self) -> None:
+        is_first = not self._blocks
         self.close()  # the memory around an earlier hole, which can be used again
-        if not self._is_fresh:
+        if not (is_first and self._is_fresh):
             trim()
+        if not self._is_fresh:
             self._plug()
         holes = []
         for size in (_SMALL_HOLE_BYTES, self._size_bytes + _MARGIN_BYTES):
