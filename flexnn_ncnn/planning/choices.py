@@ -196,7 +196,7 @@ def _scratch_bytes(layer: LayerProfile, cost: KernelCost, part_units: int, slab_
         whole = layer.output_layouts[0]
         if part_view(whole, layer.blob_axis, 0, part_units) is None:
             size += -(-whole.size_bytes * part_units // layer.units)
-    return align_up(int(size), _SCRATCH_ALIGNMENT_BYTES)
+    return align_up(max(0, int(size)), _SCRATCH_ALIGNMENT_BYTES)  # beyond what was measured, lines may fall below 0
 
 
 def _compute_seconds(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> float:
