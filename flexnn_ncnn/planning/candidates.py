@@ -115,11 +115,13 @@ class Weights(NamedTuple):
         load: a second of loading, less than 1 where loads happen beside computing.
         seconds: a second of loading, so counted, and of computing.
         seconds_per_read_byte: a byte read in each inference, where reading happens beside both.
+        least_seconds_per_read_byte: the same where no layer takes less than what it reads.
     """
 
     load: float = 1.0
     seconds: float = 1.0
     seconds_per_read_byte: float = 0.0
+    least_seconds_per_read_byte: float = 0.0
 
 
 class Candidates:
@@ -172,7 +174,8 @@ class Candidates:
     def weighted(self, weights: Weights) -> Floats:
         """What choices cost in seconds."""
         seconds: Floats = self.seconds - (1.0 - weights.load) * self.load_seconds
-        return weights.seconds * seconds + weights.seconds_per_read_byte * self.read
+        weighted: Floats = weights.seconds * seconds + weights.seconds_per_read_byte * self.read
+        return np.maximum(weighted, weights.least_seconds_per_read_byte * self.read)
 
 
 class Axis:

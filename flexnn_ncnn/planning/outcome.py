@@ -8,6 +8,7 @@ from dataclasses import replace
 from flexnn_ncnn.planning.arena import offset_in, taken_ranges
 from flexnn_ncnn.planning.candidates import Depths
 from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.reading import seconds_beside_reading
 from flexnn_ncnn.planning.releases import StepNeed, releases
 from flexnn_ncnn.planning.residency import ONCE, Selection
 from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
@@ -83,7 +84,17 @@ def schedule_of(
     )
     if releasing:
         return _releasing(decided, base_bytes)
-    return replace(decided, predicted_seconds=max(decided.predicted_seconds, read_seconds(decided)))
+    if not work.storage.is_direct or not loads:
+        return decided
+    sizes = [
+        choice.read_bytes // parts
+        for layer, choice in zip(work.profile.layers, chosen, strict=True)
+        if choice is not None
+        for parts in [sum(turn.load is not None for turn in _turns(layer, choice))]
+        for _ in range(parts)
+    ]
+    seconds = seconds_beside_reading(turns, ahead, sizes, raw_bytes, work.storage.bytes_per_second)
+    return replace(decided, predicted_seconds=max(seconds, read_seconds(decided)))
 
 
 def schedule_of_selection(

@@ -219,13 +219,17 @@ def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: i
     """The fastest schedule whose weights are read past the page cache beside all else, and loaded so if `beside`.
 
     An inference takes as long as computing or as reading, whichever is longer. The two are weighed against each other
-    so that neither is: as in a duel, more weight for the one that takes longer.
+    so that neither is: as in a duel, more weight for the one that takes longer. That is so where reads are spread
+    evenly, or there is memory to read far ahead; else it is each layer that takes as long as the longer of both.
     """
     lanes, load_weight = (_TWO, _LOAD_WEIGHT) if beside else (None, 1.0)
 
     def found(level: Workload, reading: float, read_depth: int = _READ_DEPTH) -> Schedule | None:
-        depths = Depths(heap=lanes.depth if lanes else 1, raw=read_depth)
         weights = Weights(load_weight, 1.0 - reading, reading / level.storage.bytes_per_second)
+        return weighed(level, weights, read_depth)
+
+    def weighed(level: Workload, weights: Weights, read_depth: int = _READ_DEPTH) -> Schedule | None:
+        depths = Depths(heap=lanes.depth if lanes else 1, raw=read_depth)
         memory = budget_bytes - base_bytes - level.fixed_bytes
         selection = select(level.candidates, memory, depths=depths, weights=weights)
         if selection is None:
@@ -243,15 +247,21 @@ def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: i
         if one is None:
             break
         best = min(best, one, key=_seconds)
-        if read_seconds(one) < one.predicted_seconds:
+        if read_seconds(one) < _own_seconds(one):
             high = reading
         else:
             low = reading
-    return best
+    evenly = weighed(level, Weights(load_weight, 1.0, 0.0, 1.0 / level.storage.bytes_per_second))
+    return min(filter(None, (best, evenly)), key=_seconds)
 
 
 def _seconds(decided: Schedule) -> float:
     return decided.predicted_seconds
+
+
+def _own_seconds(decided: Schedule) -> float:
+    """Loading and computing, where nothing has to wait for storage."""
+    return sum(choice.seconds for choice in decided.chosen if choice is not None)
 
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
