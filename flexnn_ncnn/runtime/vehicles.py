@@ -59,7 +59,8 @@ class StockVehicle:
 
     def close(self) -> None:
         """Free the network and give the memory back to the system."""
-        self._net.close()
+        with heap.shrinking():
+            self._net.close()
         heap.trim()
 
     def __enter__(self) -> StockVehicle:

@@ -23,6 +23,7 @@ __all__ = [
     "own_heap",
     "plugged",
     "return_freed_memory",
+    "shrinking",
     "trim",
 ]
 
@@ -214,6 +215,22 @@ def trim() -> None:
         _LIBC.malloc_trim(0)
     elif _BIONIC is not None:
         _BIONIC.mallopt(_M_PURGE, 0)
+
+
+@contextmanager
+def shrinking() -> Iterator[None]:
+    """Within the block, what is freed at the end of any heap goes back to the system.
+
+    For what another thread may have allocated: `trim` leaves the ends of all heaps but the first as they are.
+    """
+    if _LIBC is None or not _keeps:
+        yield
+        return
+    _LIBC.mallopt(_M_TRIM_THRESHOLD, 0)
+    try:
+        yield
+    finally:
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
 @contextmanager
