@@ -131,7 +131,7 @@ def schedule(work: Workload, budget_bytes: int, base_bytes: int) -> Schedule:
 
 def _fastest(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
     """The fastest schedule of some levels, whichever way it loads."""
-    loads_beside = levels[0].capabilities.loads_beside
+    loads_beside = levels[0].capabilities.loads_beside(levels[0].profile.options.num_threads)
     if levels[0].storage.is_direct:
         ways = [False, True] if loads_beside else [False]
         several = [_beside_reading(levels, budget_bytes, base_bytes, beside) for beside in ways]

@@ -12,7 +12,7 @@ class Capabilities:
     """All but the first two are False on the stock wheel; `flexnn_ncnn.runtime.native.capabilities` probes them.
 
     Attributes:
-        loads_beside: one thread can load while another computes, and there is a CPU for each.
+        cpus_beside: CPUs for computing and loading together, where threads can load while others compute; else 0.
         unlocks_calls: layers can be called so that other Python threads run, whatever the bindings do.
         releases_gil: loading, pipelines and forward let other Python threads run.
         loads_zero_copy: `DataReaderFromBuffer` reads weights in place from any Python buffer.
@@ -22,7 +22,7 @@ class Capabilities:
         feeds_borrowed_mats: a `Net` can be fed a Mat over memory that is not ncnn's.
     """
 
-    loads_beside: bool = False
+    cpus_beside: int = 0
     unlocks_calls: bool = False
     releases_gil: bool = False
     loads_zero_copy: bool = False
@@ -31,19 +31,23 @@ class Capabilities:
     tiles_im2col: bool = False
     feeds_borrowed_mats: bool = False
 
+    def loads_beside(self, num_threads: int) -> bool:
+        """Whether loads can go on beside computing by so many threads, with a CPU to spare for them."""
+        return self.cpus_beside > num_threads
+
     @property
     def is_stock(self) -> bool:
         """Whether nothing is there that the stock wheel lacks."""
         return not any(getattr(self, field.name) for field in fields(self) if field.name not in _ANY_WHEELS)
 
 
-_ANY_WHEELS = ("loads_beside", "unlocks_calls")
+_ANY_WHEELS = ("cpus_beside", "unlocks_calls")
 
 STOCK = Capabilities()
 """The stock wheel's at least."""
 
 CAPABILITY_EFFECTS = {
-    "loads_beside": "a thread loads the next layers while this one is computed",
+    "cpus_beside": "a thread loads the next layers while this one is computed",
     "unlocks_calls": "layers are called past the bindings, which would keep that thread waiting",
     "releases_gil": "the bindings themselves let other threads run",
     "loads_zero_copy": "weights are used where they are mapped, without a copy",

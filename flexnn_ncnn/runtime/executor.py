@@ -86,7 +86,9 @@ class Executor:
         self._scratch = native.ScratchAllocator(self._arena)
         can = native.capabilities()
         if threaded is None:
-            threaded = can.loads_beside and any(part.ahead > 1 for step in plan.steps for part in step.parts)
+            threaded = can.loads_beside(plan.options.num_threads) and any(
+                part.ahead > 1 for step in plan.steps for part in step.parts
+            )
         self._lets_others_run = threaded and can.unlocks_calls
         self._makers = Makers(plan, self._lets_others_run)
         self._options = self._makers.options

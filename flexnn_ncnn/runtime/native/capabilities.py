@@ -25,7 +25,7 @@ def capabilities() -> Capabilities:
     releases_gil = "release-gil" in named
     unlocks_calls = not releases_gil and is_proven()
     return Capabilities(
-        loads_beside=(releases_gil or unlocks_calls) and cpu_count() > 1,
+        cpus_beside=cpu_count() if releases_gil or unlocks_calls else 0,
         unlocks_calls=unlocks_calls,
         releases_gil=releases_gil,
         loads_zero_copy=hasattr(ncnn, "DataReaderFromBuffer"),
