@@ -244,14 +244,22 @@ def test_a_thread_begins_where_it_is_told_to() -> None:
     seen: list[str] = []
     stage = scene(2)
 
-    def begin() -> Callable[[], None]:
+    class Noted:
+        def ensure_whole(self) -> None:
+            seen.append("loads")
+
+        def close(self) -> None:
+            seen.append("ends")
+
+    def begin() -> Noted:
         seen.append(f"{threading.current_thread().name} begins")
-        return lambda: seen.append("loads")
+        return Noted()
 
     loader = ThreadedLoader(stage.loads, stage.stream, begin)
     run(loader, 2)
     loader.close()
     assert seen[:3] == ["flexnn-loader begins", "loads", "loads"]
+    assert seen[-1] == "ends"
 
 
 def test_loads_that_take_each_others_place_are_one_threads() -> None:

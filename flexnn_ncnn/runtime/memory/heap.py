@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 __all__ = [
     "LARGEST_HEAP_BYTES",
@@ -19,6 +19,7 @@ __all__ = [
     "allocator_name",
     "join_tiny_blocks",
     "keep_freed_memory",
+    "let_threads_have_heaps",
     "mapped_alone",
     "own_heap",
     "plugged",
@@ -40,7 +41,7 @@ _CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
 _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 _MOST_MAPPINGS = 65536  # glibc's own limit
-_MOST_HEAPS = 8  # threads that allocate have one of their own, up to so many; else what one frees, another reuses
+_MANY_HEAPS = 8
 _ALONE_FROM_BYTES, PAGE_BYTES = 64 * 1024, 4096
 # malloc.c and arena.c of glibc, where words have 8 bytes: of a heap that is not the first, which begins at a multiple
 _WORD_BYTES, _NON_MAIN_ARENA = ctypes.sizeof(ctypes.c_size_t), 4
@@ -73,6 +74,7 @@ _OPENED = _open_libc()
 _LIBC = _glibc(_OPENED)
 _BIONIC = _bionic(_OPENED)
 _keeps = False
+_most_heaps = 1  # one for all threads: what one frees, another reuses
 
 
 def allocator_name() -> str:
@@ -91,7 +93,7 @@ def keep_freed_memory() -> None:
         _LIBC.mallopt(_M_TRIM_THRESHOLD, _NEVER)
         _LIBC.mallopt(_M_TOP_PAD, 0)
         _LIBC.mallopt(_M_MXFAST, 0)  # what is freed joins its neighbours at once
-        _LIBC.mallopt(_M_ARENA_MAX, _MOST_HEAPS)
+        _LIBC.mallopt(_M_ARENA_MAX, _most_heaps)
 
 
 class Reserve:
@@ -130,9 +132,10 @@ class Reserve:
 
     def close(self) -> None:
         """Let the heap be as it was."""
-        for block in self._blocks:
-            _free(block)
-        self._blocks = []
+        with shrinking() if self._is_fresh else nullcontext():
+            for block in self._blocks:
+                _free(block)
+            self._blocks = []
 
     def _is_whole(self) -> bool:
         block = _malloc(self._size_bytes)
@@ -166,6 +169,17 @@ class Reserve:
             _free(block)
             trim()
             size //= 2
+
+
+def let_threads_have_heaps() -> None:
+    """From now on threads that begin to allocate have a heap of their own, up to some number of them.
+
+    It comes too late where another thread began to while there was one heap for all.
+    """
+    global _most_heaps
+    _most_heaps = _MANY_HEAPS
+    if _LIBC is not None:
+        _LIBC.mallopt(_M_ARENA_MAX, _most_heaps)
 
 
 def own_heap() -> int:

@@ -15,9 +15,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy.typing as npt
 
 from flexnn_ncnn.records.plan import WeightPiece
+from flexnn_ncnn.runtime.memory.heap import Reserve, shrinking
 from flexnn_ncnn.runtime.weights.streams import Stream
 
-__all__ = ["Load", "Loader", "SerialLoader", "ThreadedLoader", "lanes"]
+__all__ = ["Load", "Loader", "Place", "SerialLoader", "ThreadedLoader", "lanes"]
 
 
 class Closable(Protocol):
@@ -25,6 +26,16 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Free it."""
+
+
+class Place(Protocol):
+    """Where a thread puts its loads, one after the other; `runtime.memory.heap.Reserve` is one."""
+
+    def ensure_whole(self) -> None:
+        """Make it as large as it was, before the next load."""
+
+    def close(self) -> None:
+        """Nothing is put there any more."""
 
 
 Loaded = TypeVar("Loaded", bound=Closable)
@@ -123,14 +134,14 @@ class ThreadedLoader(Generic[Loaded]):
     Args:
         loads: in the order they are needed in.
         stream: of the same loads; used by one thread at a time.
-        on_start: called in each thread before all else; what it gives back is called before each load there.
+        on_start: called in each thread before all else; it gives what is called before each load there, and in the end.
     """
 
     def __init__(
         self,
         loads: Sequence[Load[Loaded]],
         stream: Stream,
-        on_start: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        on_start: Callable[[], Place] = lambda: Reserve(0),
     ) -> None:
         self._loads, self._stream, self._on_start = loads, stream, on_start
         self._lanes = lanes([load.ahead for load in loads])
@@ -179,8 +190,9 @@ class ThreadedLoader(Generic[Loaded]):
                 self._changed.notify_all()
             while self._threads:
                 self._threads.pop().join()
-            while self._ready:
-                self._ready.popitem()[1].close()
+            with shrinking():  # they are in heaps that no thread uses any more
+                while self._ready:
+                    self._ready.popitem()[1].close()
             self._stream.abort()
 
     def close(self) -> None:
@@ -208,27 +220,31 @@ class ThreadedLoader(Generic[Loaded]):
     def _work(self, own: Sequence[int]) -> None:
         """Load what is this thread's, over and over, and free it."""
         try:
-            before = self._on_start()
+            place = self._on_start()
             if own[0] == 0:
                 self._stream.read_ahead()
-            last = -1
-            for inference in count():
-                for load in own:
-                    number = inference * len(self._loads) + load
-                    if not self._free(last) or not self._turn(number):
-                        return
-                    before()
-                    loaded = _build(self._loads[load], self._stream, load)
-                    with self._changed:
-                        self._ready[number] = loaded
-                        self._next = number + 1
-                        self._changed.notify_all()
-                    del loaded
-                    last = number
+            self._load(own, place)
+            place.close()
         except BaseException as error:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+    def _load(self, own: Sequence[int], place: Place) -> None:
+        last = -1
+        for inference in count():
+            for load in own:
+                number = inference * len(self._loads) + load
+                if not self._free(last) or not self._turn(number):
+                    return
+                place.ensure_whole()
+                loaded = _build(self._loads[load], self._stream, load)
+                with self._changed:
+                    self._ready[number] = loaded
+                    self._next = number + 1
+                    self._changed.notify_all()
+                del loaded
+                last = number
 
     def _free(self, number: int) -> bool:
         """Free a load as soon as it is released; False when the thread is to end."""

@@ -13,7 +13,7 @@ from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.cpu import load_elsewhere
 from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.trace import Trace
-from flexnn_ncnn.runtime.weights.loader import Load, Loader, SerialLoader, ThreadedLoader
+from flexnn_ncnn.runtime.weights.loader import Load, Loader, Place, SerialLoader, ThreadedLoader
 from flexnn_ncnn.runtime.weights.streams import Stream, goes_past_cache, open_stream
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource, owned
 from flexnn_ncnn.runtime.weights.window import Window
@@ -152,11 +152,12 @@ class Streaming:
             self._source, pieces, plan.page_cache, plan.read_ahead_bytes, self._room_bytes, self._windows
         )
         if self._threaded and len(self._windows) < len(self._loads):
+            heap.let_threads_have_heaps()
             self._loader = ThreadedLoader(self._loads, self._stream, self._begin_thread)
         else:
             self._loader = SerialLoader(self._loads, self._stream)
 
-    def _begin_thread(self) -> Callable[[], None]:
+    def _begin_thread(self) -> Place:
         """Have a thread load in a heap of its own, in which loads take turns as in `heap.Reserve`.
 
         Raises:
@@ -164,12 +165,12 @@ class Streaming:
         """
         load_elsewhere()
         if heap.allocator_name() != "glibc":
-            return lambda: None
+            return heap.Reserve(0)
         own, size_bytes = heap.own_heap(), self._plan.heap_bytes // 2  # as much as the largest load at least
         if not own or own in self._heaps:
             raise _SharedHeapError
         self._heaps.append(own)
-        return heap.Reserve(size_bytes if size_bytes < _LARGEST_RESERVE_BYTES else 0, is_fresh=True).ensure_whole
+        return heap.Reserve(size_bytes if size_bytes < _LARGEST_RESERVE_BYTES else 0, is_fresh=True)
 
     def acquire(self, load: int) -> LoadedParts:
         """Have a load ready; they are acquired in their order.
