@@ -66,7 +66,7 @@ def adaptation(cell: Cell, machine: Mapping[str, Any]) -> Mapping[str, Any]:
     """Ten inferences within each budget, the second budget exceeded."""
     switch = {"planning_ms": 900.0, "inferences_meanwhile": 3, "stopped_ms": 45.6, "first_latency_ms": 70.0}
     switch |= {"delayed_ms": 12.0, "longest_delay_ms": 7.5}
-    switch |= {"peak_bytes": 6 * MB, "weights_kept_bytes": MB, "weights_loaded_bytes": 2 * MB}
+    switch |= {"peak_bytes": 6 * MB, "weights_kept_bytes": MB, "weights_loaded_bytes": 2 * MB, "lost_ms": 50.0}
     phases = [
         {
             "budget_bytes": budget,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.native import proof
-from flexnn_ncnn.runtime.weights.loader import SerialLoader, ThreadedLoader
+from flexnn_ncnn.runtime.weights.loader import SerialLoader
 from tests.integration.pipeline import Prepared, feed, prepared
 
 unlocks = pytest.mark.skipif(not native.capabilities().unlocks_calls, reason="calls cannot be unlocked here")
@@ -43,6 +42,15 @@ def convolution(lets_others_run: bool) -> native.LoadedLayer:
     option = native.make_option(RunOptions(num_threads=1))
     params = native.make_params(CONVOLUTION)
     return native.LoadedLayer("Convolution", params, [WEIGHTS], option, lets_others_run=lets_others_run)
+
+
+def in_child(script: str, *arguments: str) -> str:
+    """What a process of its own prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def blob(*shape: int) -> npt.NDArray[np.float32]:
@@ -200,7 +208,6 @@ def test_loads_beside_computing_give_the_same_answer(deep: Prepared, overlapped:
     with Executor(overlapped, deep.opened.bin_path, threaded=True) as executor:
         for _ in range(5):
             np.testing.assert_array_equal(executor.run(deep.inputs)["b7"], expected["b7"])
-        assert isinstance(executor._streaming._loader, ThreadedLoader)
 
 
 @unlocks
@@ -218,24 +225,30 @@ def test_threads_without_a_heap_of_their_own_leave_loading_to_the_caller(
         assert isinstance(executor._streaming._loader, SerialLoader)
 
 
+HEAPS = """
+import threading
+from flexnn_ncnn.runtime.memory import heap
+heap.keep_freed_memory()
+heap.let_threads_have_heaps()
+found, both = [heap.own_heap()], threading.Barrier(2)
+
+def look():
+    found.append(heap.own_heap())
+    both.wait()
+
+threads = [threading.Thread(target=look) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(found[0], len(set(found)))
+"""
+
+
 def test_a_thread_has_a_heap_of_its_own() -> None:
     if heap.allocator_name() != "glibc":
         pytest.skip("heaps are told apart with glibc")
-    assert heap.own_heap() == 0
-    found: list[int] = []
-    both = threading.Barrier(2)
-
-    def look() -> None:
-        found.append(heap.own_heap())
-        both.wait()
-
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # both or neither: another test may have used all heaps up
-    assert len(set(found) - {0}) in (0, 2)
+    assert in_child(HEAPS) == "0 3\n"
 
 
 INTERRUPTED = """
@@ -265,12 +278,7 @@ def test_ctrl_c_between_any_two_moments_harms_nothing(overlapped: Plan, deep: Pr
 
     write_plan(overlapped, tmp_path / "plan.json")
     arguments = [str(tmp_path / "plan.json"), str(deep.opened.bin_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "right\n"), done.stderr
-    assert done.returncode != -signal.SIGABRT
+    assert in_child(INTERRUPTED, *arguments) == "right\n"
 
 
 HELD = """
@@ -287,12 +295,13 @@ with Executor(plan, sys.argv[2], threaded=True) as executor:
     for _ in range(30):
         executor.run(inputs)
     peak_bytes = meter.peak_bytes()
+    loader = type(executor._streaming._loader).__name__
 left_bytes = resident_bytes() - before_bytes
 for _ in range(10):
     with Executor(plan, sys.argv[2], threaded=True) as executor:
         executor.run(inputs)
 again_bytes = resident_bytes() - before_bytes
-print(peak_bytes if meter.exact else 0, left_bytes, again_bytes)
+print(loader, peak_bytes if meter.exact else 0, left_bytes, again_bytes)
 """
 
 
@@ -302,12 +311,11 @@ def test_loads_side_by_side_hold_what_was_planned(overlapped: Plan, deep: Prepar
 
     write_plan(overlapped, tmp_path / "plan.json")
     arguments = [str(tmp_path / "plan.json"), str(deep.opened.bin_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", HELD, *arguments], env=environment, capture_output=True, text=True, check=True
-    )
+    done = in_child(HELD, *arguments)
     # code pages and Python objects are not in this plan, nor are stacks
-    held, left, left_by_more = map(int, done.stdout.split())
+    loader, *sizes = done.split()
+    assert loader == "ThreadedLoader"
+    held, left, left_by_more = map(int, sizes)
     assert left < 4_000_000
     assert left_by_more < left + 1_000_000
     assert held <= overlapped.predicted_peak_bytes + 5_000_000
