@@ -88,7 +88,8 @@ def write_schedule(found: Explanation, model: str, base: str, words: Sequence[st
             (
                 "",
                 f"{_ms(time.compute_seconds)} compute, {_ms(time.transform_seconds)} transform, "
-                f"{_ms(time.read_seconds)} read, {_ms(time.cutting_seconds)} slices and slabs",
+                f"{_ms(time.read_seconds)} read, {_ms(time.cutting_seconds)} slices and slabs"
+                + (f", {_ms(time.beside_seconds)} of loads beside computing" if time.beside_seconds else ""),
             ),
         ),
         stream,

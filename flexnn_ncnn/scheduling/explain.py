@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.planner import Schedule, Workload, schedule
@@ -124,14 +124,14 @@ def explain(work: Workload, decided: Schedule, base_bytes: int) -> Explanation:
         base_bytes: what it was made with.
     """
     layers = layer_forecasts(decided)
-    time = time_shares(layers)
+    time = _time(decided)
     best = fastest(work, base_bytes)
     return Explanation(
         budget_bytes=decided.budget_bytes,
         memory=memory_shares(decided, base_bytes),
         time=time,
         fastest_seconds=min(best.predicted_seconds, time.seconds),
-        binding=_binding(time, time_shares(layer_forecasts(best))),
+        binding=_binding(time, _time(best)),
         layers=layers,
         swaps=tuple(_swaps(decided, layers)),
         stock=stock(work, base_bytes),
@@ -152,10 +152,19 @@ def sentences(found: Explanation) -> tuple[str, ...]:
     )
 
 
+def _time(decided: Schedule) -> TimeShares:
+    """Where the time of a schedule goes; where loads go on beside computing, less than its parts together."""
+    found = time_shares(layer_forecasts(decided))
+    beside_seconds = found.seconds - decided.predicted_seconds if decided.lanes else 0.0
+    return replace(found, beside_seconds=max(0.0, min(beside_seconds, found.read_seconds + found.transform_seconds)))
+
+
 def _binding(time: TimeShares, best: TimeShares) -> tuple[str, ...]:
+    loading = time.read_seconds + time.transform_seconds
+    own_share = 1.0 - time.beside_seconds / loading if loading else 1.0
     saved = {
-        "read": time.read_seconds - best.read_seconds,
-        "transform": time.transform_seconds - best.transform_seconds,
+        "read": own_share * (time.read_seconds - best.read_seconds),
+        "transform": own_share * (time.transform_seconds - best.transform_seconds),
         "compute": time.compute_seconds - best.compute_seconds,
         "cutting": time.cutting_seconds - best.cutting_seconds,
         "faulting": time.faulting_seconds - best.faulting_seconds,
@@ -251,11 +260,14 @@ def _about_time(found: Explanation) -> Iterator[str]:
     if time.seconds <= 0:
         return
     faulting = f"{_share(time.faulting_seconds, time)} giving memory back, " if time.faulting_seconds else ""
+    beside = "; what is loaded beside computing counts twice" if time.beside_seconds else ""
     yield (
         f"One inference takes {_ms(time.seconds)}: {_share(time.compute_seconds, time)} compute, "
         f"{_share(time.transform_seconds, time)} transforming weights, {_share(time.read_seconds, time)} reading them, "
-        f"{faulting}{_share(time.cutting_seconds, time)} calling layers, slices and slabs one by one."
+        f"{faulting}{_share(time.cutting_seconds, time)} calling layers, slices and slabs one by one{beside}."
     )
+    if time.beside_seconds:
+        yield f"Loads go on beside computing, which hides {_ms(time.beside_seconds)} of them."
     if found.binding[0] == "memory":
         saved = found.saved_by_memory_seconds
         where = {

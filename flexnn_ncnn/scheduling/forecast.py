@@ -41,6 +41,7 @@ class TimeShares:
         compute_seconds: the kernels, as if no layer were cut.
         cutting_seconds: calling each slice and slab on its own, and rows computed twice where slabs overlap.
         faulting_seconds: getting memory again that was given back within the inference.
+        beside_seconds: of reading and transforming, what goes on beside computing and takes no time of its own.
     """
 
     read_seconds: float
@@ -48,12 +49,13 @@ class TimeShares:
     compute_seconds: float
     cutting_seconds: float
     faulting_seconds: float = 0.0
+    beside_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         """All of it."""
         computing = self.transform_seconds + self.compute_seconds + self.cutting_seconds
-        return self.read_seconds + computing + self.faulting_seconds
+        return self.read_seconds + computing + self.faulting_seconds - self.beside_seconds
 
 
 @dataclass(frozen=True, slots=True)

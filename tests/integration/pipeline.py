@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import BudgetError
+from flexnn_ncnn.planning import simulate
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.outcome import schedule_of
 from flexnn_ncnn.planning.planner import Workload, schedule, smallest_budget, workload
@@ -22,6 +23,7 @@ from flexnn_ncnn.preparing.assemble import assemble_plan
 from flexnn_ncnn.profiling import cutting
 from flexnn_ncnn.profiling.expansions import with_expansions
 from flexnn_ncnn.profiling.profiler import ProfileLimits, profile_model
+from flexnn_ncnn.records.capabilities import STOCK
 from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.records.plan import Plan, Step
 from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
@@ -74,8 +76,14 @@ class Prepared:
         validate_plan(plan, self.opened.bin_path.stat().st_size)
         return plan
 
-    def run(self, plan: Plan, inputs: Arrays | None = None) -> dict[str, Array]:
-        with Executor(plan, self.opened.bin_path) as executor:
+    def plan_beside(self, budget_bytes: int) -> Plan:
+        """A plan with loads beside computing wherever that is faster, if it costs computing nothing."""
+        with mock.patch.multiple(simulate, HANDOVER_SECONDS=0.0, SLOWED_SHARE=0.0):
+            work = workload(self.profile, replace(STOCK, cpus_beside=1 + self.options.num_threads))
+            return self._valid(assemble_plan(self.opened, schedule(work, budget_bytes, 0)))
+
+    def run(self, plan: Plan, inputs: Arrays | None = None, *, threaded: bool | None = None) -> dict[str, Array]:
+        with Executor(plan, self.opened.bin_path, threaded=threaded) as executor:
             return executor.run(self.inputs if inputs is None else inputs)
 
     def stock(self, param_path: Path | None = None, inputs: Arrays | None = None) -> dict[str, Array]:

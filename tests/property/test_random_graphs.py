@@ -38,6 +38,7 @@ def test_any_plan_answers_what_stock_ncnn_answers(graph: Graph, data: st.DataObj
         tolerance = HALF_TOLERANCE if options.fp16 else TOLERANCE
         for budget_bytes in budgets(found.least_bytes, 2_000_000, 3):
             assert_close(found.run(found.plan(budget_bytes)), stock, tolerance)
+            assert_close(found.run(found.plan_beside(budget_bytes), threaded=True), stock, tolerance)
         level = chance.randrange(len(found.levels))
         chosen = [chance.choice(choices) if choices else None for choices in found.levels[level].choices]
         assert_close(found.run(found.plan_of(chosen, level)), stock, tolerance)

@@ -6,6 +6,7 @@ import pytest
 
 from flexnn_ncnn.planning import choices
 from flexnn_ncnn.planning.planner import Workload, workload
+from flexnn_ncnn.records.capabilities import STOCK, Capabilities
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.records.profile import KernelCost, LayerProfile, Linear, ModelProfile, Points
@@ -83,8 +84,8 @@ def small_profile() -> ModelProfile:
     )
 
 
-def small_workload() -> Workload:
+def small_workload(capabilities: Capabilities = STOCK) -> Workload:
     """Its workload, slices called for nothing: what a few take is more than all its weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choices, "CALL_BYTES", 0)
-        return workload(small_profile())
+        return workload(small_profile(), capabilities)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from flexnn_ncnn.planning.planner import schedule
+from flexnn_ncnn.records.capabilities import STOCK
 from flexnn_ncnn.scheduling.explain import Explanation, explain, sentences
 from flexnn_ncnn.scheduling.forecast import smallest
 from tests.unit.small_profiles import BASE_BYTES, small_workload
@@ -60,3 +62,17 @@ def test_the_shares_of_the_time_make_a_whole(budget_bytes: int) -> None:
     text = " ".join(sentences(explained(budget_bytes)))
     (sentence,) = re.findall(r"One inference takes .*? one by one\.", text)
     assert sum(int(share) for share in re.findall(r"(\d+)%", sentence)) == pytest.approx(100, abs=2)
+
+
+def test_loads_beside_computing_take_less_than_their_parts_together() -> None:
+    work = small_workload(replace(STOCK, cpus_beside=2))
+    decided = next(
+        one for size in range(LEAST, 80_000, 500) if (one := schedule(work, size, BASE_BYTES)).lanes is not None
+    )
+    found = explain(work, decided, BASE_BYTES)
+    assert found.time.beside_seconds > 0
+    assert found.time.seconds == pytest.approx(decided.predicted_seconds)
+    text = " ".join(sentences(found))
+    assert "Loads go on beside computing, which hides" in text
+    assert "what is loaded beside computing counts twice" in text
+    assert decided.predicted_seconds < schedule(WORK, decided.budget_bytes, BASE_BYTES).predicted_seconds

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, stock_forecast, without_releases, workload
+from flexnn_ncnn.records.capabilities import STOCK, Capabilities
 from flexnn_ncnn.records.profile import LayerProfile, Linear, ModelProfile, RowWindow
 from tests.examples import examples
 from tests.unit.profiles import PLANE, cost, layer, model, split
 
 BASE = 1000
+BESIDE = replace(STOCK, cpus_beside=2)
+WHEELS = st.sampled_from([STOCK, BESIDE])
 
 
 def convolution(name: str, source: str, weights: int, *, seconds: float = 0.01) -> LayerProfile:
@@ -54,9 +57,9 @@ def test_a_schedule_keeps_its_budget_and_adds_up() -> None:
 
 
 @settings(max_examples=examples(50), deadline=None)
-@given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6), st.floats(1, 20))
-def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor: float) -> None:
-    work = workload(network(*weights))
+@given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6), st.floats(1, 20), WHEELS)
+def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor: float, can: Capabilities) -> None:
+    work = workload(network(*weights), can)
     least, culprit = smallest_budget(work, BASE)
     assert schedule(work, least, BASE).predicted_peak_bytes <= least
     with pytest.raises(BudgetError) as refusal:
@@ -67,12 +70,41 @@ def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor:
 
 
 @settings(max_examples=examples(30), deadline=None)
-@given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6))
-def test_more_budget_is_hardly_slower(weights: list[int]) -> None:
-    work = workload(network(*weights))
+@given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6), WHEELS)
+def test_more_budget_is_hardly_slower(weights: list[int], can: Capabilities) -> None:
+    work = workload(network(*weights), can)
     least, _ = smallest_budget(work, BASE)
     seconds = [schedule(work, least * n // 4, BASE).predicted_seconds for n in range(4, 30, 3)]
     assert all(later <= 1.1 * earlier for earlier, later in pairwise(seconds))
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.lists(st.integers(1000, 500_000), min_size=2, max_size=6), st.floats(1, 8))
+def test_loads_beside_computing_are_chosen_where_they_are_faster_and_keep_the_budget(
+    weights: list[int], factor: float
+) -> None:
+    profile = network(*weights)
+    serial, beside = workload(profile), workload(profile, BESIDE)
+    budget = int(smallest_budget(serial, BASE)[0] * factor)
+    decided = schedule(beside, budget, BASE)
+    assert decided.predicted_peak_bytes <= budget
+    assert decided.predicted_seconds <= 1.001 * schedule(serial, budget, BASE).predicted_seconds
+    assert decided == schedule(beside, budget, BASE)
+    if decided.lanes is not None:
+        made = [choice for choice in decided.chosen if choice is not None]
+        streamed = [choice for choice in made if not choice.resident]
+        assert max(choice.heap_bytes for choice in streamed) <= decided.heap_bytes
+        assert decided.heap_bytes <= 3.5 * max(choice.heap_bytes for choice in made)
+
+
+def test_loads_take_turns_where_no_cpu_is_to_spare() -> None:
+    profile = network(300_000, 300_000, 300_000)
+    budget = 3 * smallest_budget(workload(profile), BASE)[0]
+    assert schedule(workload(profile, BESIDE), budget, BASE).lanes is not None
+    for can in (STOCK, replace(STOCK, cpus_beside=1)):
+        assert schedule(workload(profile, can), budget, BASE).lanes is None
+    two_threads = replace(profile, options=replace(profile.options, num_threads=2))
+    assert schedule(workload(two_threads, BESIDE), budget, BASE).lanes is None
 
 
 def test_the_culprit_is_the_layer_that_needs_most() -> None:
