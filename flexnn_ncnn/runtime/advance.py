@@ -49,7 +49,7 @@ class LoadAhead:
         """
         begin, before_bytes = time.perf_counter(), resident_bytes()
         taken_bytes = 0
-        with heap.mapped_alone(heap.PAGE_BYTES), heap.plugged():
+        with heap.mapped_alone(heap.PAGE_BYTES), heap.plugged(), heap.shrinking():
             while self._missing:
                 key, owner, part = self._missing.pop(0)
                 if taken_bytes + part.load_peak_bytes > self._room_bytes:

@@ -76,7 +76,8 @@ class Executor:
         self.trace = Trace()
         self.overflows: dict[int, int] = {}
         self._kept = kept or ResidentLayers()
-        self._kept.keep_only(resident_keys(plan))
+        with heap.shrinking():
+            self._kept.keep_only(resident_keys(plan))
         self._source = WeightSource(bin_path, plan.transformed_path, plan.page_cache)
         self._watch = FileWatch(bin_path, self._source.file_descriptor)
         if not serves(plan, bin_path):
@@ -163,8 +164,9 @@ class Executor:
     def close(self) -> None:
         """Free weights, arena and file, and give the memory back to the system; closing twice is fine."""
         self._actions = []
-        self._streaming.close()
-        self._resident.close()
+        with heap.shrinking():
+            self._streaming.close()
+            self._resident.close()
         self._blobs, self._run_options = {}, {}
         self._arena = np.empty(0, np.uint8)
         self._scratch = native.ScratchAllocator(self._arena)

@@ -282,7 +282,7 @@ def test_ctrl_c_between_any_two_moments_harms_nothing(overlapped: Plan, deep: Pr
 
 
 HELD = """
-import sys
+import sys, threading
 import numpy as np
 from flexnn_ncnn.records.formats import read_plan
 from flexnn_ncnn.runtime import native
@@ -297,9 +297,20 @@ with Executor(plan, sys.argv[2], threaded=True) as executor:
     peak_bytes = meter.peak_bytes()
     loader = type(executor._streaming._loader).__name__
 left_bytes = resident_bytes() - before_bytes
-for _ in range(10):
-    with Executor(plan, sys.argv[2], threaded=True) as executor:
-        executor.run(inputs)
+larger, current = read_plan(sys.argv[3]), None
+
+def change(to):
+    global current
+    kept = current.hand_over() if current is not None else None
+    current = Executor(to, sys.argv[2], kept, threaded=True)
+
+for number in range(10):
+    thread = threading.Thread(target=change, args=((plan, larger)[number % 2],))
+    thread.start()
+    thread.join()
+    for _ in range(2):
+        current.run(inputs)
+current.close()
 again_bytes = resident_bytes() - before_bytes
 print(loader, peak_bytes if meter.exact else 0, left_bytes, again_bytes)
 """
@@ -310,8 +321,8 @@ def test_loads_side_by_side_hold_what_was_planned(overlapped: Plan, deep: Prepar
     from flexnn_ncnn.records.formats import write_plan
 
     write_plan(overlapped, tmp_path / "plan.json")
-    arguments = [str(tmp_path / "plan.json"), str(deep.opened.bin_path)]
-    done = in_child(HELD, *arguments)
+    write_plan(deep.plan(), tmp_path / "larger.json")
+    done = in_child(HELD, str(tmp_path / "plan.json"), str(deep.opened.bin_path), str(tmp_path / "larger.json"))
     # code pages and Python objects are not in this plan, nor are stacks
     loader, *sizes = done.split()
     assert loader == "ThreadedLoader"

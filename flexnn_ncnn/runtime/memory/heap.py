@@ -260,6 +260,7 @@ def return_freed_memory() -> Iterator[None]:
     if _LIBC is not None:
         _LIBC.mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)
         _LIBC.mallopt(_M_MMAP_THRESHOLD, PAGE_BYTES)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, 0)  # a thread's heap may have room at its end already
     if _BIONIC is not None:
         _BIONIC.mallopt(_M_DECAY_TIME, 0)
     try:
