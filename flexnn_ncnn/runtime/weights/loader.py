@@ -145,7 +145,7 @@ class ThreadedLoader(Generic[Loaded]):
     ) -> None:
         self._loads, self._stream, self._on_start = loads, stream, on_start
         self._lanes = lanes([load.ahead for load in loads])
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._owner = os.getpid()
         self._threads: list[threading.Thread] = []
         self._reset()
@@ -160,13 +160,13 @@ class ThreadedLoader(Generic[Loaded]):
     def acquire(self, load: int) -> Loaded:
         """Wait until it is loaded."""
         if not self.is_here:
-            self._threads, self._changed = [], threading.Condition()
+            self._threads, self._lock = [], threading.Lock()
             self._stream.abort()
         if not self._threads or self._acquired % len(self._loads) != load:
             self.abort()
             self._start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._acquired in self._ready or self._error is not None)
+        with self._lock:
+            self._loaded.wait_for(lambda: self._acquired in self._ready or self._error is not None)
             if self._acquired in self._ready:
                 self._acquired += 1
                 return self._ready[self._acquired - 1]
@@ -177,17 +177,18 @@ class ThreadedLoader(Generic[Loaded]):
 
     def release(self, load: int) -> None:
         """Let an acquired load be freed; they are released in the order they were acquired in."""
-        with self._changed:
+        with self._lock:
             self._released += 1
             self._unused.append(load)
-            self._changed.notify_all()
+            self._wake_next()
 
     def abort(self) -> None:
         """Let the threads end and free all loads; the next `acquire` starts anew."""
         if self._threads:
-            with self._changed:
+            with self._lock:
                 self._ending = True
-                self._changed.notify_all()
+                for turn in self._turns:
+                    turn.notify()
             while self._threads:
                 self._threads.pop().join()
             with shrinking():  # they are in heaps that no thread uses any more
@@ -206,6 +207,13 @@ class ThreadedLoader(Generic[Loaded]):
         self._unused: deque[int] = deque()  # loads whose arrays the stream may have back
         self._error: BaseException | None = None
         self._ending = False
+        # one thread is woken at a time: each wants the interpreter lock, which computing needs now and then
+        self._loaded = threading.Condition(self._lock)
+        self._turns = [threading.Condition(self._lock) for _ in range(len(set(self._lanes)))]
+
+    def _wake_next(self) -> None:
+        """Wake the thread that the next load is of."""
+        self._turns[self._lanes[self._next % len(self._loads)]].notify()
 
     def _start(self) -> None:
         self._reset()
@@ -226,50 +234,55 @@ class ThreadedLoader(Generic[Loaded]):
             self._load(own, place)
             place.close()
         except BaseException as error:
-            with self._changed:
+            with self._lock:
                 self._error = error
-                self._changed.notify_all()
+                self._loaded.notify()
 
     def _load(self, own: Sequence[int], place: Place) -> None:
         last = -1
         for inference in count():
             for load in own:
                 number = inference * len(self._loads) + load
-                if not self._free(last) or not self._turn(number):
+                if not self._may_begin(number, last):
+                    return
+                with self._lock:
+                    before = self._ready.pop(last, None)
+                if before is not None:
+                    before.close()
+                    del before
+                if not self._has_room(number):
                     return
                 place.ensure_whole()
                 loaded = _build(self._loads[load], self._stream, load)
-                with self._changed:
+                with self._lock:
                     self._ready[number] = loaded
                     self._next = number + 1
-                    self._changed.notify_all()
+                    self._wake_next()
+                    self._loaded.notify()
                 del loaded
                 last = number
 
-    def _free(self, number: int) -> bool:
-        """Free a load as soon as it is released; False when the thread is to end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ending or self._released > number)
-            if self._ending:
-                return False
-            loaded = self._ready.pop(number, None)
-        if loaded is not None:
-            loaded.close()
-            with self._changed:
-                self._changed.notify_all()
-        return True
+    def _may_begin(self, number: int, last: int) -> bool:
+        """Wait for a load's turn, from which on no other thread uses the stream, and for the release of the thread's
+        last load; False when the thread is to end."""
+        load = number % len(self._loads)
+        released = max(last, number - self._loads[load].ahead)
+        with self._lock:
+            self._turns[self._lanes[load]].wait_for(
+                lambda: self._ending or (self._next == number and self._released > released)
+            )
+            return not self._ending
 
-    def _turn(self, number: int) -> bool:
-        """Wait until a load may begin: no other thread uses the stream then; False when the thread is to end."""
-        ahead = self._loads[number % len(self._loads)].ahead
-        with self._changed:
-            self._changed.wait_for(lambda: self._ending or (self._next == number and self._released > number - ahead))
+    def _has_room(self, number: int) -> bool:
+        """Wait until the stream can take a load, in its turn; False when the thread is to end."""
+        turn = self._turns[self._lanes[number % len(self._loads)]]
+        with self._lock:
             while not self._ending:
                 while self._unused:
                     self._stream.release(self._unused.popleft())
                 if self._stream.has_room():
                     return True
-                self._changed.wait()
+                turn.wait()
         return False
 
 
