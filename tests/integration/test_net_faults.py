@@ -402,8 +402,12 @@ def test_no_memory(tmp_path: Path, cache: Path) -> None:
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + 200_000, before[1]))
         try:
-            with pytest.raises((FlexnnError, MemoryError)):
-                run(net, picture)
+            with flexnn_ncnn.Net("16MB", cache_dir=cache) as other:  # this one has all it needs
+                other.opt.num_threads = 1
+                with pytest.raises((FlexnnError, MemoryError)):
+                    other.load_param(param)
+                    other.load_model(param.with_suffix(".bin"))
+                    run(other, picture)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
         assert np.array_equal(run(net, picture), right)

@@ -87,11 +87,17 @@ def anonymous_pages(size_bytes: int, *, huge: bool = True) -> npt.NDArray[np.uin
     Args:
         size_bytes: how much.
         huge: whether to ask for huge pages; not for memory that is given back in parts, which would come back as one.
+
+    Raises:
+        MemoryError: there is no more.
     """
     page_bytes = _huge_page_bytes() if huge else 0
     # address space to begin at a huge page; not touched, not held
     spare = page_bytes if size_bytes >= page_bytes else 0
-    pages = mmap.mmap(-1, size_bytes + spare + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, size_bytes + spare + mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"the system has no {size_bytes} bytes") from error
     whole = np.frombuffer(pages, np.uint8)
     begin = -int(whole.ctypes.data) % page_bytes if spare else 0
     if spare:
