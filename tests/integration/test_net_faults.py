@@ -398,16 +398,20 @@ def test_no_memory(tmp_path: Path, cache: Path) -> None:
         assert net.load_param(param) == net.load_model(param.with_suffix(".bin")) == 0
         right = run(net, picture)
         assert net.plan.streamed_bytes > 1_000_000
+
+        def opened_and_run() -> Array:
+            with flexnn_ncnn.Net("16MB", cache_dir=cache) as other:
+                other.opt.num_threads = 1
+                assert other.load_param(param) == other.load_model(param.with_suffix(".bin")) == 0
+                return run(other, picture)
+
+        assert np.array_equal(opened_and_run(), right)
         before = resource.getrlimit(resource.RLIMIT_AS)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + 200_000, before[1]))
         try:
-            with flexnn_ncnn.Net("16MB", cache_dir=cache) as other:  # this one has all it needs
-                other.opt.num_threads = 1
-                with pytest.raises((FlexnnError, MemoryError)):
-                    other.load_param(param)
-                    other.load_model(param.with_suffix(".bin"))
-                    run(other, picture)
+            with pytest.raises((FlexnnError, MemoryError)):
+                opened_and_run()  # the first one has all it needs
         finally:
             resource.setrlimit(resource.RLIMIT_AS, before)
         assert np.array_equal(run(net, picture), right)
