@@ -48,7 +48,7 @@ def in_child(script: str, *arguments: str) -> str:
     """What a process of its own prints."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -257,6 +257,7 @@ import numpy as np
 from flexnn_ncnn.records.formats import read_plan
 from flexnn_ncnn.runtime.executor import Executor
 plan, bin_path, inputs = read_plan(sys.argv[1]), sys.argv[2], {"in": np.ones((192, 14, 14), np.float32)}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 with Executor(plan, bin_path, threaded=True) as executor:
     expected = executor.run(inputs)["b7"]
     for number in range(20):
