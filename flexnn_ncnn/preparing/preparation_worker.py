@@ -73,10 +73,21 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
             limits = _limits(model, request, inputs, idle_bytes)
             known = cache.read_profile()
             told = _telling(progress, request, limits)
-            profile = _profile(model, request, inputs, cache, told, limits, known.storage if known else None)
+            storage_known = known.storage if known else None
+            try:
+                profile = _profile(model, request, inputs, cache, told, limits, storage_known)
+            except native.NcnnError:
+                if limits.bound_bytes is None:
+                    raise
+                # a layer that ncnn does not compute in parts as small as that
+                limits = ProfileLimits(idle_bytes=idle_bytes)
+                profile = _profile(model, request, inputs, cache, progress, limits, storage_known)
         part = profile_towards(profile, outputs)
         storage = Storage(page_cache, read_speed(request.bin_path)) if page_cache == "direct" else CACHED
-        trials = Trials(model, workload(part, native.capabilities(), storage), inputs, progress, cache.folder)
+        can = native.capabilities()
+        if not process_memory.peak_is_exact():  # what threads that load hold beside their loads is known by trial only
+            can = replace(can, cpus_beside=0)
+        trials = Trials(model, workload(part, can, storage), inputs, progress, cache.folder)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:
@@ -118,7 +129,7 @@ def _limits(
     Raises:
         BudgetError: it is.
     """
-    if not request.budget_bytes:
+    if not request.budget_bytes or not (strictly or process_memory.peak_is_exact()):  # nobody could tell if it is kept
         return ProfileLimits(idle_bytes=idle_bytes)
     least_bytes, culprit = least_bound(model, inputs, request.options)
     if strictly and request.budget_bytes < least_bytes:
