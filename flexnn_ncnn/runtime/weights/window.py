@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.runtime.memory.pages import MADVISE
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 
 __all__ = ["Window"]
 
@@ -36,8 +37,8 @@ class Window:
 
     @staticmethod
     def is_possible() -> bool:
-        """Whether this system lets pages go."""
-        return MADVISE is not None
+        """Whether this system lets pages go: one that does not even tell a peak, an emulated one, may just say so."""
+        return MADVISE is not None and peak_is_exact()
 
     def fill(self) -> None:
         """Have all pages in memory: mapped from the page cache, or read.
