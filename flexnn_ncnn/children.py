@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import FlexnnError
+from flexnn_ncnn.paths import python_path
 from flexnn_ncnn.runtime.cpu import CPUS_VARIABLE, born_on_one_cpu, usable_cpus
 from flexnn_ncnn.runtime.serving import restore_error
 
@@ -49,7 +50,7 @@ class Worker:
         padding_bytes: int = 0,
     ) -> None:
         self._task = task
-        environment = dict(os.environ, PYTHONPATH=_python_path(), FLEXNN_PADDING="x" * padding_bytes)
+        environment = dict(os.environ, PYTHONPATH=python_path(), FLEXNN_PADDING="x" * padding_bytes)
         environment.setdefault(CPUS_VARIABLE, usable_cpus())
         with born_on_one_cpu(threads == 1):
             self._process = subprocess.Popen(
@@ -139,9 +140,3 @@ def saved_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[dict[str, s
         for name, path in paths.items():
             np.save(path, arrays[name])
         yield paths
-
-
-def _python_path() -> str:
-    """Where this package is, first, so that the child imports the same one."""
-    here = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))

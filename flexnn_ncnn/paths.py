@@ -8,7 +8,7 @@ from pathlib import Path
 
 from param_tools.errors import FlexnnError
 
-__all__ = ["cache_dir", "data_dir", "patches_dir"]
+__all__ = ["cache_dir", "data_dir", "patches_dir", "python_path"]
 
 _APPLICATION = "flexnn-ncnn"
 
@@ -61,6 +61,12 @@ def patches_dir() -> Path:
     raise FlexnnError(
         f"series.json is in neither {candidates[0]} nor {candidates[1]}", hint="install flexnn-ncnn again"
     )
+
+
+def python_path() -> str:
+    """$PYTHONPATH for a child process: where this package is comes first, so that it imports the same one."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
 
 
 def _platform_cache_root() -> Path:

@@ -86,13 +86,7 @@ def schedule_of(
         return _releasing(decided, base_bytes)
     if not work.storage.is_direct or not loads:
         return decided
-    sizes = [
-        choice.read_bytes // parts
-        for layer, choice in zip(work.profile.layers, chosen, strict=True)
-        if choice is not None
-        for parts in [sum(turn.load is not None for turn in _turns(layer, choice))]
-        for _ in range(parts)
-    ]
+    sizes = [load.read_bytes for load in loads]
     seconds = seconds_beside_reading(turns, ahead, sizes, raw_bytes, work.storage.bytes_per_second)
     return replace(decided, predicted_seconds=max(seconds, read_seconds(decided)))
 
@@ -152,5 +146,6 @@ def _turns(layer: LayerProfile, choice: Choice) -> list[Turn]:
     if choice.resident or layer.mode in UNLOADED_MODES:
         return [Turn(choice.seconds)]
     parts = -(-layer.units // choice.part_units)
-    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes, choice.stands)
+    read_bytes = choice.read_bytes // parts
+    load = Load(choice.load_seconds / parts, choice.heap_bytes, choice.raw_bytes, choice.stands, read_bytes)
     return [Turn((choice.seconds - choice.load_seconds) / parts, load)] * parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flexnn_ncnn.planning.simulate import HANDOVER_SECONDS, SLOWED_SHARE, Turn
+from flexnn_ncnn.planning.simulate import Turn
 
 __all__ = ["seconds_beside_reading"]
 
@@ -40,7 +40,7 @@ def seconds_beside_reading(
             read = max(read, _at(done, count - room[number])) + sizes[number] / bytes_per_second
             if ahead:
                 loaded = max(loaded, _at(released, count - ahead[number]), read) + turn.load.seconds
-                computed = max(computed, loaded) + turn.seconds + HANDOVER_SECONDS + SLOWED_SHARE * turn.load.seconds
+                computed = max(computed, loaded) + turn.seconds_beside_load
             else:
                 loaded = max(computed, read) + turn.load.seconds
                 computed = loaded + turn.seconds

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flexnn_ncnn.records.plan import places_of
+
 __all__ = [
     "HANDOVER_SECONDS",
     "SLOWED_SHARE",
@@ -38,12 +40,14 @@ class Load:
         heap_bytes: heap that takes.
         raw_bytes: raw weights mapped meanwhile.
         stands: whether that is all it takes, and no layer is made.
+        read_bytes: what is read for it.
     """
 
     seconds: float
     heap_bytes: int
     raw_bytes: int
     stands: bool = False
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,12 @@ class Turn:
 
     seconds: float
     load: Load | None = None
+
+    @property
+    def seconds_beside_load(self) -> float:
+        """Computing it where its load went on beside computing."""
+        assert self.load is not None
+        return self.seconds + HANDOVER_SECONDS + SLOWED_SHARE * self.load.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +112,6 @@ def distances(loads: Sequence[Load], lanes: Lanes) -> tuple[int, ...]:
         found.append(number - last[place])
         last[place] = number
     return tuple(found)
-
-
-def places_of(ahead: Sequence[int]) -> list[int]:
-    """The place of each load of an inference, from `distances`: that of the load whose place it takes."""
-    found: list[int] = []
-    for number, distance in enumerate(ahead):
-        found.append(found[number - distance] if distance <= number else max(found, default=-1) + 1)
-    return found
 
 
 def heap_bytes_of(loads: Sequence[Load], ahead: Sequence[int]) -> int:
@@ -162,7 +164,7 @@ def inference_seconds(turns: Sequence[Turn], ahead: Sequence[int]) -> float:
             freed = len(released) - ahead[number]
             room = released[freed] if freed >= 0 else 0.0
             loaded = max(loaded, room) + turn.load.seconds
-            computed = max(computed, loaded) + turn.seconds + HANDOVER_SECONDS + SLOWED_SHARE * turn.load.seconds
+            computed = max(computed, loaded) + turn.seconds_beside_load
             released.append(computed)
             number += 1
     return computed - begin

@@ -84,10 +84,7 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
                 profile = _profile(model, request, inputs, cache, progress, limits, storage_known)
         part = profile_towards(profile, outputs)
         storage = Storage(page_cache, read_speed(request.bin_path)) if page_cache == "direct" else CACHED
-        can = native.capabilities()
-        if not process_memory.peak_is_exact():  # what threads that load hold beside their loads is known by trial only
-            can = replace(can, cpus_beside=0)
-        trials = Trials(model, workload(part, can, storage), inputs, progress, cache.folder)
+        trials = Trials(model, workload(part, native.capabilities(), storage), inputs, progress, cache.folder)
         try:
             plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flexnn_ncnn.records.layout import BlobLayout
@@ -18,6 +19,7 @@ __all__ = [
     "Stage",
     "Step",
     "WeightPiece",
+    "places_of",
 ]
 
 FORMAT_VERSION = 5
@@ -259,3 +261,18 @@ class Plan:
     def streamed_bytes(self) -> int:
         """Bytes of the file loaded again in each inference."""
         return sum(step.weight_bytes for step in self.steps if not step.resident)
+
+
+def places_of(ahead: Sequence[int]) -> list[int]:
+    """Which loads of an inference take each other's place, as `Part.ahead` says.
+
+    Args:
+        ahead: of each load, in order.
+
+    Returns:
+        Per load a number, the same where one takes the place of the other.
+    """
+    found: list[int] = []
+    for number, distance in enumerate(ahead):
+        found.append(found[number - distance] if distance <= number else max(found, default=-1) + 1)
+    return found

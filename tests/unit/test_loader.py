@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.planning.simulate import Lanes, distances
 from flexnn_ncnn.planning.simulate import Load as PlannedLoad
-from flexnn_ncnn.records.plan import WeightPiece
-from flexnn_ncnn.runtime.weights.loader import Load, Loader, SerialLoader, ThreadedLoader, lanes
+from flexnn_ncnn.records.plan import WeightPiece, places_of
+from flexnn_ncnn.runtime.weights.loader import Load, Loader, SerialLoader, ThreadedLoader
 
 PIECES = ((WeightPiece(0, 1, "fp32"),),)
 KINDS = [SerialLoader, ThreadedLoader]
@@ -267,17 +267,17 @@ def test_a_thread_begins_where_it_is_told_to() -> None:
 
 
 def test_loads_that_take_each_others_place_are_one_threads() -> None:
-    assert lanes([1, 1, 1]) == [0, 0, 0]
-    assert lanes([2, 2, 2, 2]) == [0, 1, 0, 1]
-    assert lanes([4, 2, 3, 2, 2]) == [0, 1, 2, 1, 2]
-    assert lanes([]) == []
+    assert places_of([1, 1, 1]) == [0, 0, 0]
+    assert places_of([2, 2, 2, 2]) == [0, 1, 0, 1]
+    assert places_of([4, 2, 3, 2, 2]) == [0, 1, 2, 1, 2]
+    assert places_of([]) == []
 
 
 @given(st.integers(1, 4), st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_places_of_a_plan_are_the_threads_that_load(large: int, small: int, sizes: list[int]) -> None:
     found = [PlannedLoad(0.0, size, size) for size in sizes]
     ahead = distances(found, Lanes(large, small, 0.25))
-    own = lanes(ahead)
+    own = places_of(ahead)
     assert len(set(own)) <= large + small
     for number, distance in enumerate(ahead):
         taken = [(number - back) % len(found) for back in range(1, distance)]

@@ -15,9 +15,9 @@ from flexnn_ncnn.planning.simulate import (
     distances,
     heap_bytes_of,
     inference_seconds,
-    places_of,
     raw_bytes_of,
 )
+from flexnn_ncnn.records.plan import places_of
 from tests.examples import examples
 
 loads = st.lists(

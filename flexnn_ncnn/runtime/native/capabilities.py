@@ -9,6 +9,7 @@ import ncnn
 
 from flexnn_ncnn.records.capabilities import Capabilities
 from flexnn_ncnn.runtime.cpu import cpu_count
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from flexnn_ncnn.runtime.native.proof import is_proven
 
 __all__ = ["capabilities", "ncnn_folder", "patch_names"]
@@ -25,7 +26,8 @@ def capabilities() -> Capabilities:
     releases_gil = "release-gil" in named
     unlocks_calls = not releases_gil and is_proven()
     return Capabilities(
-        cpus_beside=cpu_count() if releases_gil or unlocks_calls else 0,
+        # what threads that load hold beside their loads is known by trial only
+        cpus_beside=cpu_count() if (releases_gil or unlocks_calls) and peak_is_exact() else 0,
         unlocks_calls=unlocks_calls,
         releases_gil=releases_gil,
         loads_zero_copy=hasattr(ncnn, "DataReaderFromBuffer"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.paths import cache_dir
+from flexnn_ncnn.paths import cache_dir, python_path
 from flexnn_ncnn.records.options import RunOptions
 from flexnn_ncnn.records.sha256 import sha256
 from flexnn_ncnn.runtime.native.allocators import ScratchAllocator
@@ -74,12 +74,10 @@ def _noted(note: Path) -> bool | None:
 def _tried(note: Path) -> bool:
     import subprocess  # most processes find a note
 
-    package = str(Path(__file__).resolve().parents[3])
-    search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     try:
         ended = subprocess.run(
             [sys.executable, "-c", f"from {__name__} import main; raise SystemExit(main())"],
-            env=dict(os.environ, PYTHONPATH=search),
+            env=dict(os.environ, PYTHONPATH=python_path()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

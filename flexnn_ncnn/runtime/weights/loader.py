@@ -14,11 +14,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from flexnn_ncnn.records.plan import WeightPiece
+from flexnn_ncnn.records.plan import WeightPiece, places_of
 from flexnn_ncnn.runtime.memory.heap import Reserve, shrinking
 from flexnn_ncnn.runtime.weights.streams import Stream
 
-__all__ = ["Load", "Loader", "Place", "SerialLoader", "ThreadedLoader", "lanes"]
+__all__ = ["Load", "Loader", "Place", "SerialLoader", "ThreadedLoader"]
 
 
 class Closable(Protocol):
@@ -144,7 +144,7 @@ class ThreadedLoader(Generic[Loaded]):
         on_start: Callable[[], Place] = lambda: Reserve(0),
     ) -> None:
         self._loads, self._stream, self._on_start = loads, stream, on_start
-        self._lanes = lanes([load.ahead for load in loads])
+        self._places = places_of([load.ahead for load in loads])
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._threads: list[threading.Thread] = []
@@ -209,18 +209,18 @@ class ThreadedLoader(Generic[Loaded]):
         self._ending = False
         # one thread is woken at a time: each wants the interpreter lock, which computing needs now and then
         self._loaded = threading.Condition(self._lock)
-        self._turns = [threading.Condition(self._lock) for _ in range(len(set(self._lanes)))]
+        self._turns = [threading.Condition(self._lock) for _ in range(len(set(self._places)))]
 
     def _wake_next(self) -> None:
         """Wake the thread that the next load is of."""
-        self._turns[self._lanes[self._next % len(self._loads)]].notify()
+        self._turns[self._places[self._next % len(self._loads)]].notify()
 
     def _start(self) -> None:
         self._reset()
         self._owner = os.getpid()
         _LOADERS.add(self)
-        for lane in sorted(set(self._lanes)):
-            own = [load for load, found in enumerate(self._lanes) if found == lane]
+        for own_place in sorted(set(self._places)):
+            own = [load for load, found in enumerate(self._places) if found == own_place]
             thread = threading.Thread(target=self._work, args=(own,), name="flexnn-loader", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -268,14 +268,14 @@ class ThreadedLoader(Generic[Loaded]):
         load = number % len(self._loads)
         released = max(last, number - self._loads[load].ahead)
         with self._lock:
-            self._turns[self._lanes[load]].wait_for(
+            self._turns[self._places[load]].wait_for(
                 lambda: self._ending or (self._next == number and self._released > released)
             )
             return not self._ending
 
     def _has_room(self, number: int) -> bool:
         """Wait until the stream can take a load, in its turn; False when the thread is to end."""
-        turn = self._turns[self._lanes[number % len(self._loads)]]
+        turn = self._turns[self._places[number % len(self._loads)]]
         with self._lock:
             while not self._ending:
                 while self._unused:
@@ -284,21 +284,6 @@ class ThreadedLoader(Generic[Loaded]):
                     return True
                 turn.wait()
         return False
-
-
-def lanes(ahead: Sequence[int]) -> list[int]:
-    """Which loads take each other's place, as `records.plan.Part.ahead` says, those of an inference alone.
-
-    Args:
-        ahead: of each load.
-
-    Returns:
-        Per load a number, the same where one takes the place of the other.
-    """
-    found: list[int] = []
-    for number, distance in enumerate(ahead):
-        found.append(found[number - distance] if distance <= number else max(found, default=-1) + 1)
-    return found
 
 
 def _build(load: Load[Loaded], stream: Stream, number: int) -> Loaded:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -106,13 +105,10 @@ class WeightSource:
             All arrays, and those that are mapped; or None where there are none of these, or a large one is stored
             otherwise than ncnn takes it or cannot be mapped.
         """
-        large = [piece.stored_bytes >= _SMALL_BYTES for piece in pieces]
-        if not any(large) or not all(map(self._can_stand, compress(pieces, large))):
-            return None
         mapped = self.mapped(pieces)
-        if any(is_large and one is None for is_large, one in zip(large, mapped, strict=True)):
-            return None
-        return self.completed(pieces, mapped), [one for one in mapped if one is not None]
+        there = [one for one in mapped if one is not None]
+        large = sum(piece.stored_bytes >= _SMALL_BYTES for piece in pieces)
+        return (self.completed(pieces, mapped), there) if 0 < large == len(there) else None
 
     def completed(
         self, pieces: Sequence[WeightPiece], mapped: Sequence[npt.NDArray[Any] | None]
