@@ -38,7 +38,7 @@ FIRST_BASE_BYTES = 2_500_000
 # touched before. Of 48 processes with one plan of mobilenetv2 one held 0.3 MB more than 45 others.
 _NOISE_BYTES = 400_000
 # And what the largest of a trial's peaks differs by between trials: a refusal names a budget that keeps being enough.
-_TRIALS_DIFFER_BYTES = 150_000
+_TRIALS_DIFFER_BYTES = 300_000
 # What is left free when planning again, so that the next trial passes.
 _BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
 # What graphs and plans that a process has read before leave: a trial reads one plan, a session whose budget changes

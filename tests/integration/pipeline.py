@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from flexnn_ncnn.errors import BudgetError
 from flexnn_ncnn.planning import simulate
-from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.choices import Choice, _all
 from flexnn_ncnn.planning.outcome import schedule_of
 from flexnn_ncnn.planning.planner import Workload, schedule, smallest_budget, workload
 from flexnn_ncnn.planning.validate import validate_plan
@@ -90,6 +90,16 @@ class Prepared:
         """What stock ncnn answers, from the same .param or from another one for the same .bin."""
         path = self.opened.param_path if param_path is None else param_path
         return stock_outputs(path, self.opened.bin_path, self.options, inputs or self.inputs, self.profile.outputs)
+
+    def choice(self, index: int, kernel: str = "default", *, resident: bool = True) -> Choice | None:
+        """A layer as a whole, by a kernel if it has that one."""
+        layer = self.profile.layers[index]
+        ways = [
+            way
+            for way in _all(layer, 0.0)
+            if way.resident == (resident or not layer.raw_bytes) and way.part_units >= layer.units and not way.slab_rows
+        ]
+        return next((way for way in ways if way.kernel == kernel), ways[0] if ways else None)
 
     def layer(self, name: str) -> LayerProfile:
         (found,) = (layer for layer in self.profile.layers if layer.name == name)

@@ -6,22 +6,17 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.planning.choices import Choice, _all
 from flexnn_ncnn.records.plan import Plan, WeightPiece
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.advance import SLACK_BYTES, LoadAhead
 from flexnn_ncnn.runtime.executor import Executor
-from flexnn_ncnn.runtime.memory import heap
-from flexnn_ncnn.runtime.memory.process_memory import GrowthMeter, peak_is_exact
 from flexnn_ncnn.runtime.vehicles import StockVehicle, open_plan
 from flexnn_ncnn.runtime.weights.resident import ResidentLayers, resident_keys
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
-from tests.integration import tiny_models
-from tests.integration.pipeline import Prepared, assert_close, feed, prepared, prepared_files
+from tests.integration.pipeline import Prepared, assert_close, feed, prepared
 
 pytestmark = pytest.mark.patched
 
@@ -210,7 +205,7 @@ def test_what_loading_a_resident_part_takes_is_in_the_plan(model: Prepared) -> N
         for part in step.parts:
             stored_bytes = sum(piece.stored_bytes for piece in part.pieces)
             assert (part.load_peak_bytes >= stored_bytes > 0) == bool(part.pieces and step.resident)
-    streamed = [choice_of(model, index, resident=False) for index in range(len(model.work.choices))]
+    streamed = [model.choice(index, resident=False) for index in range(len(model.work.choices))]
     assert {part.load_peak_bytes for step in model.plan_of(streamed).steps for part in step.parts} == {0}
 
 
@@ -222,34 +217,3 @@ def test_a_layer_is_loaded_ahead_where_there_is_room_for_what_it_takes_at_most(m
         ahead.load(10)
         assert any(ahead.layers.keys()) == is_loaded
         ahead.close()
-
-
-@pytest.mark.skipif(not peak_is_exact(), reason="needs a kernel that resets VmHWM")
-def test_loading_takes_what_the_plan_says(tmp_path: Path) -> None:
-    param = tiny_models.convolutions(tmp_path, 1)
-    with prepared_files(param, {"in0": feed(3, 16, 16)}) as found:
-        kernels = [cost.kernel for cost in found.layer("conv0").kernels]
-        assert len(kernels) > 2
-        for kernel in kernels:
-            plan = found.plan_of([choice_of(found, index, kernel) for index in range(len(found.work.choices))])
-            alone = replace(plan, steps=tuple(step for step in plan.steps if step.name == "conv0"))
-            assert {step.kernel for step in alone.steps} == {kernel}
-            ahead = LoadAhead(alone, found.opened.bin_path, (), 1_000_000_000)
-            heap.trim()
-            meter = GrowthMeter()
-            ahead.load(10)
-            assert any(ahead.layers.keys())
-            # and what a heap that others used before grows by
-            assert abs(meter.peak_bytes() - load_peak_bytes(plan, "conv0")) <= 3_000_000
-            ahead.close()
-
-
-def choice_of(model: Prepared, index: int, kernel: str = "default", resident: bool = True) -> Choice | None:
-    """A layer as a whole, by a kernel if it has that one."""
-    layer = model.profile.layers[index]
-    ways = [
-        way
-        for way in _all(layer, 0.0)
-        if way.resident == (resident or not layer.raw_bytes) and way.part_units >= layer.units and not way.slab_rows
-    ]
-    return next((way for way in ways if way.kernel == kernel), ways[0] if ways else None)
