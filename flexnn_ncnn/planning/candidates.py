@@ -24,7 +24,8 @@ __all__ = [
     "Weights",
 ]
 
-FORBIDDEN_SECONDS = 1e9
+# far more than any price makes of bytes
+FORBIDDEN_SECONDS = 1e18
 _MOST_LEVELS = 64
 _COLUMNS = (
     "seconds",
@@ -160,6 +161,7 @@ class Candidates:
             Axis(self.heap, self.exists, self.floor.heap_bytes),
             Axis(self.raw, self.exists, self.floor.raw_bytes),
         )
+        self.loads = Axis(self.heap + self.raw, self.exists, self.floor.heap_bytes + self.floor.raw_bytes)
 
     def fits(self, limits: Limits) -> npt.NDArray[np.bool_]:
         """The choices inside the limits."""
@@ -186,6 +188,8 @@ class Axis:
         every = every[every >= floor]
         ranks = np.unique(np.linspace(0, len(every) - 1, _MOST_LEVELS).round().astype(int))
         self.needs, self.levels = needs, every[ranks]
+        # what every selection needs
+        self.least = max(floor, float(np.where(exists, needs, np.inf).min(axis=1).max(initial=0.0)))
         order = np.where(exists, needs, np.inf).argsort(axis=1, kind="stable")
         ordered = np.take_along_axis(np.where(exists, needs, np.inf), order, axis=1)
         rows, width = needs.shape

@@ -12,11 +12,12 @@ from flexnn_ncnn.planning.candidates import Candidates, Depths, Row, Weights
 from flexnn_ncnn.planning.chains import ChainedProfile, chain_choices, chain_levels
 from flexnn_ncnn.planning.choices import Choice, choices
 from flexnn_ncnn.planning.outcome import read_seconds, schedule_of_selection
+from flexnn_ncnn.planning.overlapped import DOUBT, LOAD_WEIGHT, TWO, overlapped
 from flexnn_ncnn.planning.problem import Buffer, blob_problem, live_bytes
 from flexnn_ncnn.planning.releases import joint_rows
-from flexnn_ncnn.planning.residency import select, smallest
+from flexnn_ncnn.planning.residency import select
 from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
-from flexnn_ncnn.planning.simulate import Lanes
+from flexnn_ncnn.planning.tightest import smallest
 from flexnn_ncnn.records.capabilities import STOCK, Capabilities
 from flexnn_ncnn.records.profile import ModelProfile
 from flexnn_ncnn.records.storage import CACHED, Storage
@@ -32,9 +33,6 @@ __all__ = [
 ]
 
 
-# beside computing: places for loads, and how much of a load's time counts
-_TWO, _TWO_AND_SMALL = Lanes(2), Lanes(2, 2, 0.25)
-_LOAD_WEIGHT, _DOUBT = 0.3, 1.1
 # past the page cache one load is used while the next is read
 _READ_DEPTH = 2
 # processor time of that, whatever the storage
@@ -134,9 +132,11 @@ def _fastest(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> 
     loads_beside = levels[0].capabilities.loads_beside(levels[0].profile.options.num_threads)
     if levels[0].storage.is_direct:
         ways = [False, True] if loads_beside else [False]
-        several = [_beside_reading(levels, budget_bytes, base_bytes, beside) for beside in ways]
-        return min(filter(None, several), key=_seconds, default=None)
-    beside = _overlapped(levels, budget_bytes, base_bytes) if loads_beside else None
+        best: Schedule | None = None
+        for loads_so in ways:
+            best = _beside_reading(levels, budget_bytes, base_bytes, loads_so, best)
+        return best
+    beside = overlapped(levels, budget_bytes, base_bytes) if loads_beside else None
     return _serial(levels, budget_bytes, base_bytes, beside)
 
 
@@ -182,77 +182,60 @@ def _worth_releasing(decided: Schedule) -> bool:
     return passing_bytes > _RELEASED_SHARE * decided.budget_bytes
 
 
-def _overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -> Schedule | None:
-    """The fastest schedule whose loads go on beside computing.
-
-    How much of a load's time counts depends on how many loads hide behind computing, which depends on the choices; the
-    simulated inference decides between what one share of it and several numbers of places give.
-    """
-
-    def better(
-        best: Schedule | None, level: Workload, lanes: Lanes, load_weight: float, more_bytes: int
-    ) -> Schedule | None:
-        depths, weights = Depths(heap=lanes.depth, raw=lanes.depth), Weights(load_weight)
-        memory_bytes = budget_bytes - base_bytes + more_bytes
-        # more of a load counts here than may count in the end
-        beat_seconds = _DOUBT * best.predicted_seconds if best else math.inf
-        selection = select(level.candidates, memory_bytes, depths=depths, weights=weights, beat_seconds=beat_seconds)
-        if selection is None:
-            return best
-        one = schedule_of_selection(level, budget_bytes, base_bytes, selection, depths, lanes=lanes)
-        if one.predicted_peak_bytes > budget_bytes:
-            return best
-        return one if best is None else min(best, one, key=_seconds)
-
-    best: Schedule | None = None
-    for level in levels:
-        best = better(best, level, _TWO, _LOAD_WEIGHT, 0)
-    if best is not None:
-        best = better(best, best.workload, _TWO_AND_SMALL, _LOAD_WEIGHT, 0)
-    if best is not None:  # places are not all as large as the largest load: what that leaves can be used
-        left_bytes = budget_bytes - best.predicted_peak_bytes
-        best = better(best, best.workload, best.lanes or _TWO, _LOAD_WEIGHT, left_bytes)
-    return best
-
-
-def _beside_reading(levels: Sequence[Workload], budget_bytes: int, base_bytes: int, beside: bool) -> Schedule | None:
-    """The fastest schedule whose weights are read past the page cache beside all else, and loaded so if `beside`.
+def _beside_reading(
+    levels: Sequence[Workload], budget_bytes: int, base_bytes: int, beside: bool, best: Schedule | None
+) -> Schedule | None:
+    """The fastest schedule whose weights are read past the page cache beside all else, and loaded so if `beside`; or
+    `best` where none is faster.
 
     An inference takes as long as computing or as reading, whichever is longer. The two are weighed against each other
     so that neither is: as in a duel, more weight for the one that takes longer. That is so where reads are spread
     evenly, or there is memory to read far ahead; else it is each layer that takes as long as the longer of both.
     """
-    lanes, load_weight = (_TWO, _LOAD_WEIGHT) if beside else (None, 1.0)
+    lanes, load_weight, doubt = (TWO, LOAD_WEIGHT, DOUBT) if beside else (None, 1.0, 1.0)
 
     def found(level: Workload, reading: float, read_depth: int = _READ_DEPTH) -> Schedule | None:
+        # the longer of both is no shorter than both weighed
+        beat_seconds = doubt * best.predicted_seconds if best else math.inf
         weights = Weights(load_weight, 1.0 - reading, reading / level.storage.bytes_per_second)
-        return weighed(level, weights, read_depth)
+        return weighed(level, weights, read_depth, beat_seconds)
 
-    def weighed(level: Workload, weights: Weights, read_depth: int = _READ_DEPTH) -> Schedule | None:
+    def weighed(
+        level: Workload, weights: Weights, read_depth: int = _READ_DEPTH, beat_seconds: float = math.inf
+    ) -> Schedule | None:
         depths = Depths(heap=lanes.depth if lanes else 1, raw=read_depth)
         memory = budget_bytes - base_bytes - level.fixed_bytes
-        selection = select(level.candidates, memory, depths=depths, weights=weights)
+        selection = select(level.candidates, memory, depths=depths, weights=weights, beat_seconds=beat_seconds)
         if selection is None:
             return None
         return schedule_of_selection(level, budget_bytes, base_bytes, selection, depths, lanes=lanes)
 
-    first = [(one, level) for level in levels for reading in _FIRST_READING if (one := found(level, reading))]
-    if not first:  # without reading ahead, if need be
+    first: Schedule | None = None
+    for level in levels:
+        for reading in _FIRST_READING:
+            one = found(level, reading)
+            first, best = _faster_one(first, one), _faster_one(best, one)
+    if best is None:  # without reading ahead, if need be
         return min(filter(None, (found(one, 0.5, 1) for one in levels)), key=_seconds, default=None)
-    best, level = min(first, key=lambda pair: pair[0].predicted_seconds)
+    if first is None:
+        return best
     low, high = _FIRST_READING
     for _ in range(_READING_STEPS):
         reading = (low + high) / 2
-        one = found(level, reading)
+        one = found(first.workload, reading)
         if one is None:
             break
-        best = min(best, one, key=_seconds)
+        best = _faster_one(best, one)
         if read_seconds(one) < _own_seconds(one):
             high = reading
         else:
             low = reading
-    evenly = weighed(level, Weights(load_weight, 1.0, 0.0, 1.0 / level.storage.bytes_per_second))
-    return min(filter(None, (best, evenly)), key=_seconds)
+    bytes_per_second = first.workload.storage.bytes_per_second
+    return _faster_one(best, weighed(first.workload, Weights(load_weight, 1.0, 0.0, 1.0 / bytes_per_second)))
+
+
+def _faster_one(best: Schedule | None, other: Schedule | None) -> Schedule | None:
+    return min(filter(None, (best, other)), key=_seconds, default=None)
 
 
 def _seconds(decided: Schedule) -> float:

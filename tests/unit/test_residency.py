@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from flexnn_ncnn.planning.candidates import Candidates, Row
 from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.residency import Selection, select, smallest
+from flexnn_ncnn.planning.residency import Selection, select
+from flexnn_ncnn.planning.tightest import smallest
 from tests.examples import examples
 from tests.unit.profiles import choice
 
