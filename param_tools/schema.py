@@ -75,6 +75,9 @@ _MANY_BLOBS = (
 ONE_BLOB_TYPES = frozenset(LAYERS) - frozenset(_MANY_BLOBS.split())
 
 
+_INT_PARAMS = "_int_params"
+
+
 def describe(layer: Layer) -> LayerSchema:
     """The schema of `layer`'s type; `UnsupportedLayerError` for a type ncnn does not register."""
     found = LAYERS.get(layer.type)
@@ -83,8 +86,15 @@ def describe(layer: Layer) -> LayerSchema:
     return found
 
 
-def int_params(layer: Layer) -> dict[str, int]:
+def int_params(layer: Layer) -> Mapping[str, int]:
     """Every integer parameter of `layer` by name, defaults filled in."""
+    found: Mapping[str, int] | None = vars(layer).get(_INT_PARAMS)
+    if found is None:  # kept with the layer, which never changes: they are asked for dozens of times
+        found = vars(layer)[_INT_PARAMS] = MappingProxyType(_int_params(layer))
+    return found
+
+
+def _int_params(layer: Layer) -> dict[str, int]:
     values: dict[str, int] = {}
     for param in describe(layer).params:
         if param.kind == "int":

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.preparing.assemble import slab_padding
-from flexnn_ncnn.profiling.facts import KernelFacts, ProfileLimits
+from flexnn_ncnn.profiling.facts import KernelFacts, ProfileLimits, Span
 from flexnn_ncnn.profiling.pool import BlobPool
 from flexnn_ncnn.profiling.room import Room
 from flexnn_ncnn.profiling.scratch import ScratchRegion
@@ -47,6 +47,7 @@ class Bench:
         scratch: where layers allocate while they compute.
         pool: where blobs lie.
         room: memory that may be held.
+        parts: those computed before, by index of the layer and output units.
         clock: of this thread, which other processes do not disturb; with several threads there is no such clock.
     """
 
@@ -56,6 +57,7 @@ class Bench:
         self.scratch, self.pool = ScratchRegion(), BlobPool()
         self.clock = time.thread_time if options.num_threads == 1 else time.perf_counter
         self.room = Room(limits.bound_bytes, limits.idle_bytes or process_memory.resident_bytes())
+        self.parts: dict[tuple[int, Span], Part] = {}
         self._weightless: dict[object, native.LoadedLayer] = {}
         self._options = {kernel: native.make_option(options, kernel) for kernel in KERNELS}
         self._run_options = {

@@ -9,12 +9,12 @@ from flexnn_ncnn.preparing.assemble import layer_part, layer_slabs, unpadded
 from flexnn_ncnn.profiling.bench import Bench, PartRun, run_into
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.facts import KernelFacts, LayerFacts, Sample, Span
-from flexnn_ncnn.records.plan import Part, Slab
+from flexnn_ncnn.records.plan import Slab
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.gather import gathered_rows
 from flexnn_ncnn.runtime.memory.blob_memory import PartTarget
 
-__all__ = ["Computed", "compute_layer"]
+__all__ = ["Computed", "compute_layer", "skip_layer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Computed:
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.convert_seconds + sum(one.read + one.transform + one.compute for one in self.samples)
+        return self.convert_seconds + sum(one.seconds for one in self.samples)
 
 
 def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs, *, timed: bool = False) -> Computed:
@@ -64,7 +64,7 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
     mats = [mat for mat, _ in bottoms]
     if facts.axis is not None:
         return Computed(tuple(_parts(bench, facts, kernel, mats[0], blobs, timed)), convert_seconds)
-    run = PartRun(bench, facts.layer, _cut(facts, layer_part(bench.model, facts.index)), kernel.kernel)
+    run = _part_run(bench, facts, kernel, (0, 1))
     if timed:
         bench.warm(run, kernel)
     if facts.mode == "alias":
@@ -91,6 +91,14 @@ def compute_layer(bench: Bench, facts: LayerFacts, number: int, blobs: LiveBlobs
     return Computed((sample,), convert_seconds)
 
 
+def skip_layer(bench: Bench, facts: LayerFacts, blobs: LiveBlobs) -> None:
+    """Leave a layer that has kernels out: its outputs are what lies in memory, numbers of blobs before."""
+    bench.make_room(facts.output_bytes)
+    for name, layout in zip(facts.layer.outputs, facts.output_layouts, strict=True):
+        blob = bench.blob(layout, facts.layer)
+        blobs.put(name, blob.mat, blob)
+
+
 def _parts(
     bench: Bench, facts: LayerFacts, kernel: KernelFacts, bottom: native.Mat, blobs: LiveBlobs, timed: bool
 ) -> Sequence[Sample]:
@@ -98,14 +106,10 @@ def _parts(
     assert facts.axis is not None
     samples, slabs = [], _slabs(facts, [bottom])
 
-    def part_run(span: Span) -> PartRun:
-        part = layer_part(bench.model, facts.index, facts.axis, *span)
-        return PartRun(bench, facts.layer, _cut(facts, part), kernel.kernel)
-
     whole = bench.blob(facts.output_layouts[0], facts.layer)
     small_spans = [(0, facts.small_units)] if timed and facts.small_units else []
     for begin, end in (*small_spans, *facts.spans):
-        run = part_run((begin, end))
+        run = _part_run(bench, facts, kernel, (begin, end))
         bench.make_room(facts.part_bytes(kernel))
         if timed:
             bench.warm(run, kernel)
@@ -127,9 +131,13 @@ def _parts(
     return samples
 
 
-def _cut(facts: LayerFacts, part: Part) -> Part:
+def _part_run(bench: Bench, facts: LayerFacts, kernel: KernelFacts, span: Span) -> PartRun:
     """A part as it is measured: by slabs it leaves padding to its caller."""
-    return unpadded(facts.layer.type, part) if facts.slab_rows else part
+    part = bench.parts.get((facts.index, span))
+    if part is None:
+        part = layer_part(bench.model, facts.index, facts.axis, *span)
+        part = bench.parts[facts.index, span] = unpadded(facts.layer.type, part) if facts.slab_rows else part
+    return PartRun(bench, facts.layer, part, kernel.kernel)
 
 
 def _slabs(facts: LayerFacts, bottoms: Sequence[native.Mat]) -> tuple[Slab, ...]:

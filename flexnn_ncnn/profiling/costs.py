@@ -49,7 +49,7 @@ def layer_profile(facts: LayerFacts, timings: Timings, read_rate: float) -> Laye
         least_units=axis.least_units if axis else 1,
         blob_axis=axis.blob_axis if axis else "",
         window=_row_window(layer, facts.input_layouts) if facts.mode == "forward" else None,
-        convert_seconds=min(timings.convert_seconds[facts.index]),
+        convert_seconds=timings.convert_seconds(facts),
         kernels=tuple(_kernel_cost(facts, kernel, timings, read_rate) for kernel in facts.kernels),
     )
 

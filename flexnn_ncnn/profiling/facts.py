@@ -22,14 +22,14 @@ class ProfileLimits:
 
     Attributes:
         part_bytes: most raw weights held at once where a layer can be sliced.
-        timing_seconds: small networks are timed more than once until this is spent.
-        least_rounds, most_rounds: how often every kernel of every layer is timed.
+        timing_seconds: no further round of timing begins when this was spent on them.
+        least_rounds, most_rounds: how often every kernel is timed; no more often than tells something new.
         bound_bytes: what profiling may hold beyond the idle process; None for as much as it takes.
         idle_bytes: resident set of the idle process; 0 for that when profiling begins.
     """
 
     part_bytes: int = 16_000_000
-    timing_seconds: float = 0.25
+    timing_seconds: float = 0.75
     least_rounds: int = 2
     most_rounds: int = 5
     bound_bytes: int | None = None
@@ -168,3 +168,8 @@ class Sample:
     read: float
     transform: float
     compute: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.read + self.transform + self.compute

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +25,7 @@ from param_tools.slicing.rule import Axis
 
 __all__ = ["Subject", "measure_kernel"]
 
-# shorter runs are timed again until they took this long, three times at most
+# shorter runs are timed twice
 _LONG_RUN_SECONDS = 0.005
 # Linux counts the resident set per processor and brings it together every now and then.
 _MISCOUNTED_BYTES = 512 * 1024
@@ -219,10 +218,8 @@ class _Trial:
         return self._bench.clock() - begin
 
     def _repeated(self, call: Callable[[], None]) -> float:
-        found = [self._seconds(call)]
-        while len(found) < 3 and sum(found) < _LONG_RUN_SECONDS:
-            found.append(self._seconds(call))
-        return median(found)
+        seconds = self._seconds(call)
+        return seconds if seconds > _LONG_RUN_SECONDS else min(seconds, self._seconds(call))
 
     def _spoil(self, arrays: Sequence[npt.NDArray[Any]]) -> list[int]:
         """Spoil large arrays; checksums of the outputs as they were before, if there is something to see in them.

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.costs import layer_profile, read_seconds_per_byte
-from flexnn_ncnn.profiling.facts import ProfileLimits
+from flexnn_ncnn.profiling.facts import LayerFacts, ProfileLimits
 from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.profiling.storage import measure_storage
-from flexnn_ncnn.profiling.timing import rounds_within, time_layers
+from flexnn_ncnn.profiling.timing import time_layers
 from flexnn_ncnn.profiling.walk import Walk
 from flexnn_ncnn.records.machine import Machine
 from flexnn_ncnn.records.options import RunOptions
@@ -103,18 +103,15 @@ def measured_layers(
     """
     graph = bench.model.model
     order = [index for index in graph.topological_order() if graph.layers[index].type != "Input"]
-    walk, found, seconds = Walk(bench, inputs, KnownLoads(earlier)), [], 0.0
+    walk, found = Walk(bench, inputs, KnownLoads(earlier)), list[LayerFacts]()
     for done, index in enumerate(order):
-        facts, computed = walk.layer(index)
-        found.append(facts)
-        seconds += computed.seconds
+        found.append(walk.layer(index))
         if progress:
             progress("profiling layers", done + 1, len(order))
-    rounds = rounds_within(found, seconds, bench.limits)
     report = partial(progress, "timing layers") if progress else None
     is_limited = walk.is_limited
     del walk  # and its blobs, whose memory is given back for the passes
-    timings = time_layers(bench, found, inputs, rounds, report)
+    timings = time_layers(bench, found, inputs, report)
     # costs of loading are counted beside it
     read_rate = earlier.read_seconds_per_byte if earlier else read_seconds_per_byte(timings.samples)
     return tuple(layer_profile(facts, timings, read_rate) for facts in found), read_rate, is_limited

@@ -55,7 +55,7 @@ class Walk:
         self._shapes = infer_shapes(graph, {blob: _shape_of(self._blobs.layout(blob)) for blob in graph.input_blobs})
         self._known: dict[Hashable, LayerFacts] = {}
 
-    def layer(self, index: int) -> tuple[LayerFacts, Computed]:
+    def layer(self, index: int) -> LayerFacts:
         """Try a layer, and compute it for those that follow.
 
         Raises:
@@ -75,7 +75,7 @@ class Walk:
         if facts.mode == "gather":
             facts = self._gathered(facts, computed)
         self._blobs.passed(layer)
-        return facts, computed
+        return facts
 
     def _passing_on(self, index: int, layer: Layer) -> LayerFacts:
         if len(layer.inputs) != 1:

@@ -6,7 +6,7 @@ rounding of float32 sums, not bit by bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from param_tools.graph import Layer
 from param_tools.schema import ArraySpec, array_specs, int_params, with_named_params
@@ -58,6 +58,6 @@ def _takes(specs: tuple[ArraySpec, ...], begin: int, end: int, width: int) -> It
             yield ArrayTake(i, 0, begin * width, end * width)
 
 
-def _mask(params: dict[str, int], inputs: Sequence[BlobShape], begin: int, end: int) -> Iterator[BlobTake]:
+def _mask(params: Mapping[str, int], inputs: Sequence[BlobShape], begin: int, end: int) -> Iterator[BlobTake]:
     if params["attn_mask"] and inputs[-1].dims == 3 and inputs[-1].c > 1:
         yield BlobTake(len(inputs) - 1, "c", begin, end)

@@ -8,7 +8,7 @@ are integers, and exact in any kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from param_tools.graph import Layer
@@ -74,7 +74,7 @@ def least_outputs(layer: Layer) -> int:
     return max((least for holds, least in thresholds if holds and outputs >= least), default=1)
 
 
-def _hinted_winograd(layer: Layer, params: dict[str, int]) -> bool:
+def _hinted_winograd(layer: Layer, params: Mapping[str, int]) -> bool:
     """Whether shape hints choose the kernel, by a table of ncnn's that a slice would look up elsewhere."""
     return (
         layer.type == "Convolution"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -19,6 +19,7 @@ from flexnn_ncnn.profiling import memory, storage
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.compute import compute_layer
+from flexnn_ncnn.profiling.costs import layer_profile
 from flexnn_ncnn.profiling.cutting import part_spans, slab_sizes, small_part_units
 from flexnn_ncnn.profiling.facts import LayerFacts, ProfileLimits
 from flexnn_ncnn.profiling.heap_use import used_bytes
@@ -27,6 +28,7 @@ from flexnn_ncnn.profiling.known import KnownLoads
 from flexnn_ncnn.profiling.pool import BlobPool
 from flexnn_ncnn.profiling.scratch import ScratchRegion
 from flexnn_ncnn.profiling.storage import measure_storage
+from flexnn_ncnn.profiling.timing import time_layers
 from flexnn_ncnn.profiling.walk import Walk
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.options import RunOptions
@@ -56,16 +58,20 @@ NETWORK = [
 
 @contextmanager
 def walked(
-    tmp_path: Path, inputs: dict[str, Array], part_bytes: int, bound_bytes: int | None = None
+    tmp_path: Path,
+    inputs: dict[str, Array],
+    part_bytes: int,
+    bound_bytes: int | None = None,
+    lines: Sequence[str] = NETWORK,
 ) -> Iterator[tuple[Bench, list[LayerFacts]]]:
     """The network after a walk through it."""
     path = tmp_path / "m.param"
-    write_random(model_of(NETWORK), path)
+    write_random(model_of(lines), path)
     limits = ProfileLimits(part_bytes, bound_bytes=bound_bytes, idle_bytes=1)
     with open_model(path) as model, closing(Bench(model, RunOptions(), limits)) as bench:
         walk = Walk(bench, inputs, KnownLoads(None))
         order = [i for i in model.model.topological_order() if model.model.layers[i].type != "Input"]
-        yield bench, [walk.layer(index)[0] for index in order]
+        yield bench, [walk.layer(index) for index in order]
 
 
 @pytest.mark.parametrize(("part_bytes", "bound_bytes"), [(16_000_000, None), (100_000, None), (16_000_000, 1)])
@@ -91,6 +97,48 @@ def test_passes_compute_what_stock_does_with_every_kernel(
                 blobs.passed(facts.layer)
             np.testing.assert_allclose(native.mat_to_array(blobs["out"]), wanted, atol=1e-4 * np.abs(wanted).max())
             assert min(found[name] for name in ("stem", "wide", "add", "fc")) > 0
+
+
+def test_of_layers_alike_a_few_are_timed_and_those_before_them(tmp_path: Path) -> None:
+    count = 9
+    blocks = [
+        line
+        for i in range(count)
+        for line in (
+            f"Convolution c{i} 1 1 a{i} b{i} 0=32 1=3 4=1 5=1 6=9216",
+            f"Pooling p{i} 1 1 b{i} c{i} 0=0 1=3 3=1",
+            f"TanH t{i} 1 1 c{i} a{i + 1}",
+        )
+    ]
+    with walked(tmp_path, {"a0": feed(32, 12, 12)}, 16_000_000, lines=["Input in 0 1 a0", *blocks]) as (bench, layers):
+        timings = time_layers(bench, layers, {"a0": feed(32, 12, 12)}, None)
+        kernels = [kernel.kernel for kernel in layers[3].kernels]
+        assert len(kernels) == 3
+
+        def places(index: int, kernel: str) -> list[int]:
+            return [len(samples) for samples in timings.of(layers[index], kernel, layers[index].part_units)]
+
+        # the first has another layout to read
+        assert all(set(places(3, kernel)) == {4} and set(places(0, kernel)) == {1} for kernel in kernels)
+        rounds = len(places(3, "sgemm"))
+        assert rounds >= bench.limits.least_rounds
+        # what runs before a convolution does in the passes of its other kernels, too
+        assert places(2, "default") == [4] * rounds * 3
+        assert places(1, "default") == [4] * rounds
+        assert all(layer_profile(facts, timings, 0.0).kernels[0].compute_seconds.at(1) > 0 for facts in layers)
+
+
+def test_rounds_end_when_they_tell_nothing_new_or_take_too_long(tmp_path: Path) -> None:
+    inputs = {"in0": feed(3, 24, 24)}
+    with walked(tmp_path, inputs, 16_000_000) as (bench, layers):
+
+        def rounds(limits: ProfileLimits) -> int:
+            bench.limits = limits
+            return len(time_layers(bench, layers, inputs, None).of(layers[0], "default", layers[0].part_units))
+
+        assert rounds(ProfileLimits(timing_seconds=0.0, least_rounds=1)) == 1
+        assert rounds(ProfileLimits(timing_seconds=0.0, least_rounds=3)) == 3
+        assert rounds(ProfileLimits(timing_seconds=1e9, least_rounds=1, most_rounds=1000)) < 1000
 
 
 def test_what_others_still_read_is_not_overwritten(tmp_path: Path) -> None:
