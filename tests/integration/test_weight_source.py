@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,22 @@ def test_past_the_page_cache_everything_is_in_memory_of_its_own(count: int, tmp_
     np.testing.assert_array_equal(found, VALUES[1 : count + 1])
     assert str(path) not in Path("/proc/self/maps").read_text()
     source.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not tell what was read")
+def test_a_file_in_large_pages_is_not_read_through_again(tmp_path: Path) -> None:
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    size = 256 * 2**20
+    path = tmp_path / "weights.bin"
+    path.touch()
+    os.truncate(path, size)
+    with closing(WeightSource(path)) as source:
+        source.read_through()
+        before = read_bytes()
+        source.read_through()
+        again = read_bytes() - before
+    if again >= size:
+        pytest.skip("the system has no large pages of files")
+    assert again < size // 100

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mmap
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 __all__ = [
     "GrowthMeter",
     "is_emulated",
+    "large_file_pages_bytes",
     "peak_bytes",
     "peak_can_restart",
     "peak_is_exact",
@@ -19,6 +21,7 @@ __all__ = [
 
 _STATUS = Path("/proc/self/status")
 _MAPS = Path("/proc/self/maps")
+_ROLLUP = Path("/proc/self/smaps_rollup")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _MAPPED = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
 # Two readings of one process differ by what other threads do meanwhile.
@@ -63,6 +66,15 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """Largest resident set since the start or the last `reset_peak` (VmHWM)."""
     return _field("VmHWM") - _ballast.size_bytes
+
+
+def large_file_pages_bytes() -> int:
+    """What of mapped files is mapped as large pages; 0 where the system does not tell."""
+    with suppress(OSError):
+        for line in _ROLLUP.read_text(encoding="ascii").splitlines():
+            if line.startswith("FilePmdMapped:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def reset_peak() -> bool:

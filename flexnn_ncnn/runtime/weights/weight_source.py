@@ -13,6 +13,7 @@ import numpy.typing as npt
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
 from flexnn_ncnn.records.staging import TABLE_BYTES
+from flexnn_ncnn.runtime.memory import process_memory
 from flexnn_ncnn.runtime.memory.pages import anonymous_pages, mapped_pages
 from flexnn_ncnn.runtime.weights.page_cache import Range, drop
 from param_tools.errors import ModelFormatError
@@ -30,6 +31,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _MAP_FROM_BYTES = 256 * 1024
 _SMALL_BYTES = 64 * 1024  # biases and scales, which every kernel reads in place
 _READ_THROUGH_BYTES = 4 * 1024 * 1024
+_LARGE_PAGE_BYTES, _SAMPLED_EVERY_BYTES = 2 * 1024 * 1024, 32 * 1024 * 1024
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
@@ -146,13 +148,27 @@ class WeightSource:
         """Read the file once from begin to end, so that the system caches it as it does best.
 
         Read ahead in one go it lies in the page cache in large pages, and mapping those costs a tenth of mapping what
-        faults brought in piece by piece, or what was written. So what is cached is forgotten first.
+        faults brought in piece by piece, or what was written. So what is cached is forgotten first, unless it lies
+        there in large pages already.
         """
+        if self._is_in_large_pages():
+            return
         drop(Range(self._file.fileno(), 0, self.size_bytes))
         buffer: Any = np.empty(_READ_THROUGH_BYTES, np.uint8)
         offset = 0
         while count := os.preadv(self._file.fileno(), [buffer], offset):
             offset += count
+
+    def _is_in_large_pages(self) -> bool:
+        """Whether half of some samples of the file, or more, are mapped as large pages; False if nothing tells."""
+        offsets = range(_LARGE_PAGE_BYTES, self.size_bytes - _LARGE_PAGE_BYTES, _SAMPLED_EVERY_BYTES)
+        found = 0
+        for offset in offsets:
+            before = process_memory.large_file_pages_bytes()
+            sample = self._mapped(offset, _LARGE_PAGE_BYTES)
+            found += process_memory.large_file_pages_bytes() - before >= _LARGE_PAGE_BYTES
+            del sample
+        return found * 2 >= len(offsets) > 0
 
     @property
     def file_descriptor(self) -> int:
