@@ -20,7 +20,7 @@ from flexnn_ncnn.planning.simulate import SLOWED_SHARE, Lanes
 __all__ = ["DOUBT", "LOAD_WEIGHT", "TWO", "overlapped"]
 
 # beside computing: places for loads, and how much of a load's time counts
-TWO, _TWO_AND_SMALL = Lanes(2), Lanes(2, 2, 0.25)
+TWO, _AND_SMALL = Lanes(2), (Lanes(2, 2, 0.5), Lanes(2, 2, 0.25))
 LOAD_WEIGHT = 0.3
 # more of a load is counted than may count in the end
 DOUBT = 1.1
@@ -81,7 +81,8 @@ def overlapped(levels: Sequence[Workload], budget_bytes: int, base_bytes: int) -
         best = better(best, _Way(level, TWO))
     if best is None:
         return None
-    best = better(best, replace(best.way, lanes=_TWO_AND_SMALL)) or best
+    for lanes in _AND_SMALL:
+        best = better(best, replace(best.way, lanes=lanes)) or best
     best = better(best, replace(best.way, load_weight=_counted(best.schedule))) or best
     # places are not all as large as the largest load: what that leaves can be used
     left_bytes = budget_bytes - best.schedule.predicted_peak_bytes
