@@ -16,7 +16,10 @@ except ImportError:  # emulated boards have none
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if settings is not None:
-    settings.register_profile("slow", max_examples=10 * settings().max_examples)
+    # how long an example takes says nothing where processors are shared
+    settings.register_profile("usual", deadline=None)
+    settings.register_profile("slow", max_examples=10 * settings().max_examples, deadline=None)
+    settings.load_profile("usual")
 
 
 def _keep_to_one_cpu() -> None:

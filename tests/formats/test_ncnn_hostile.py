@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import networkx  # noqa: F401 - which a cycle is found with: importing it is not what a file costs
 import pytest
 
 from param_tools.errors import FlexnnError, ModelFormatError
