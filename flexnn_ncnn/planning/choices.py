@@ -42,7 +42,7 @@ _STANDING_BYTES, _BIAS_BYTES = 6_000, 4
 # and its share of one slab
 SLAB_SECONDS = 15e-6
 # what the runtime keeps of each slice and slab beyond a layer's first: its place in the plan, and views of blobs
-CALL_BYTES = 3_000
+CALL_BYTES = 2_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def _releasing(decided: Schedule, base_bytes: int) -> Schedule:
             used = sorted([*used, (begin, begin + choice.scratch_bytes)]) if choice.scratch_bytes else used
         needs.append(StepNeed(tuple(used), heap, max(raw, result) if step == last else raw))
     kept_bytes = base_bytes + decided.kept_bytes + decided.objects_bytes
-    found = releases(needs, decided.budget_bytes - kept_bytes)
+    found = releases(needs, decided.budget_bytes - kept_bytes, work.code_bytes)
     return replace(
         decided,
         predicted_peak_bytes=kept_bytes + found.held_bytes,

@@ -28,6 +28,7 @@ __all__ = [
     "schedule",
     "smallest_budget",
     "stock_forecast",
+    "with_code_returned",
     "without_releases",
     "workload",
 ]
@@ -63,6 +64,13 @@ def workload(profile: ModelProfile, capabilities: Capabilities = STOCK, storage:
 def without_releases(work: Workload) -> Workload:
     """The same for schedules that give no memory back within an inference."""
     return replace(work, joint=None, chained=tuple(replace(level, joint=None) for level in work.chained))
+
+
+def with_code_returned(work: Workload, code_bytes: int) -> Workload:
+    """The same where giving memory back takes so many bytes of code pages out of the resident set."""
+    return replace(
+        work, code_bytes=code_bytes, chained=tuple(replace(one, code_bytes=code_bytes) for one in work.chained)
+    )
 
 
 def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storage) -> Workload:
@@ -161,7 +169,8 @@ def _faster(
 ) -> Schedule | None:
     """The better one of a schedule and what is found for a share of the memory."""
     beat_seconds = best.predicted_seconds if best else math.inf
-    selection = select(candidates, share * (budget_bytes - base_bytes), beat_seconds=beat_seconds)
+    memory_bytes = budget_bytes - _base_of(candidates, level, base_bytes)
+    selection = select(candidates, share * memory_bytes, beat_seconds=beat_seconds)
     if selection is None or selection.seconds >= beat_seconds:
         return best
     one = schedule_of_selection(level, budget_bytes, base_bytes, selection, releasing=candidates is level.joint)
@@ -174,6 +183,11 @@ def _kinds(levels: Sequence[Workload]) -> Iterator[tuple[Candidates, Workload]]:
         yield level.candidates, level
         if level.joint is not None:
             yield level.joint, level
+
+
+def _base_of(candidates: Candidates, level: Workload, base_bytes: int) -> int:
+    """The base of schedules of these candidates: steps that have memory given back before them need less."""
+    return base_bytes - level.code_bytes if candidates is level.joint else base_bytes
 
 
 def _worth_releasing(decided: Schedule) -> bool:
@@ -249,15 +263,17 @@ def _own_seconds(decided: Schedule) -> float:
 
 def smallest_budget(work: Workload, base_bytes: int) -> tuple[int, str]:
     """The least budget that works, and the layer that sets it."""
-    least, culprit = min((_smallest(*kind) for kind in _kinds((work, *work.chained))), key=lambda one: one[0])
-    return least + work.fixed_bytes + base_bytes, culprit
+    kinds = _kinds((work, *work.chained))
+    least, culprit = min((_smallest(*kind, base_bytes) for kind in kinds), key=lambda one: one[0])
+    return least + work.fixed_bytes, culprit
 
 
-def _smallest(candidates: Candidates, work: Workload) -> tuple[int, str]:
+def _smallest(candidates: Candidates, work: Workload, base_bytes: int) -> tuple[int, str]:
     least, row, weights_first = smallest(candidates)
     rows = [index for index, found in enumerate(work.choices) if found]
     layer = work.profile.layers[rows[row] if rows and weights_first else _widest_step(work)]
-    return least, f"layer {layer.name!r} ({layer.type}, {'weights' if weights_first else 'blobs'})"
+    culprit = f"layer {layer.name!r} ({layer.type}, {'weights' if weights_first else 'blobs'})"
+    return least + _base_of(candidates, work, base_bytes), culprit
 
 
 def stock_forecast(work: Workload, base_bytes: int) -> tuple[int, float]:

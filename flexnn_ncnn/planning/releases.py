@@ -46,6 +46,7 @@ class Releases:
         heap_steps: before these, all of the heap that is free.
         step_seconds: by step what faulting it in again takes of one inference.
         arena_bytes, heap_bytes, raw_bytes: what is held where most is.
+        code_bytes: code pages of layers before that are not held there.
     """
 
     arena_steps: frozenset[int]
@@ -54,6 +55,7 @@ class Releases:
     arena_bytes: int
     heap_bytes: int
     raw_bytes: int
+    code_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -62,8 +64,8 @@ class Releases:
 
     @property
     def held_bytes(self) -> int:
-        """What is held where most is."""
-        return self.arena_bytes + self.heap_bytes + self.raw_bytes
+        """What is held where most is, beside what is held whatever is given back."""
+        return self.arena_bytes + self.heap_bytes + self.raw_bytes - self.code_bytes
 
 
 def joint_rows(rows: Sequence[tuple[tuple[Choice, ...], int, bool]], result_bytes: int) -> list[Row]:
@@ -90,27 +92,29 @@ def joint_rows(rows: Sequence[tuple[tuple[Choice, ...], int, bool]], result_byte
     return found
 
 
-def releases(needs: Sequence[StepNeed], limit_bytes: int) -> Releases:
+def releases(needs: Sequence[StepNeed], limit_bytes: int, code_bytes: int = 0) -> Releases:
     """Give back as little as keeps inferences within a limit, or as much as there is where nothing does.
 
     Args:
         needs: of the steps.
-        limit_bytes: of arena, heap and mapped weights together.
+        limit_bytes: of arena, heap and mapped weights together, beside all code pages.
+        code_bytes: code pages that are given back with any of it: a step before which nothing is has them all.
     """
     arena_steps: set[int] = set()
     heap_steps: set[int] = set()
     resident: Ranges = ()
-    heap, most = 0, (0, 0, 0)
+    heap, held = 0, [(0, 0, 0, 0)]
     given_back: dict[int, int] = {}
     for _ in range(_INFERENCES):
-        given_back, most = {}, (0, 0, 0)
+        given_back, held = {}, []
         for step, need in enumerate(needs):
             grown, after = _union(resident, need.arena), max(heap, need.heap_bytes)
             arena_saves = _size(grown) - _size(need.arena)
             heap_saves = after - need.heap_bytes
             excess = _size(grown) + after + need.raw_bytes - limit_bytes
-            both = [(heap_saves, False, True), (arena_saves, True, False), (heap_saves + arena_saves, True, True)]
-            enough = [way for way in both if way[0] >= excess] or both[2:]
+            ways = [(heap_saves, False, True), (arena_saves, True, False), (heap_saves + arena_saves, True, True)]
+            ways = ways if arena_saves else ways[:1]
+            enough = [way for way in ways if way[0] + code_bytes >= excess] or ways[-1:]
             if excess > 0:
                 _, of_arena, of_heap = min(enough)
                 arena_steps |= {step} if of_arena else set()
@@ -120,9 +124,12 @@ def releases(needs: Sequence[StepNeed], limit_bytes: int) -> Releases:
             if step in heap_steps:
                 after, given_back[step] = need.heap_bytes, given_back.get(step, 0) + heap_saves
             resident, heap = grown, after
-            most = max(most, (_size(grown), after, need.raw_bytes), key=sum)
+            gone = code_bytes if step in arena_steps or step in heap_steps else 0
+            held.append((_size(grown), after, need.raw_bytes, -gone))
     step_seconds = {step: size * _REFAULT_SECONDS_PER_BYTE for step, size in given_back.items()}
-    return Releases(frozenset(arena_steps), frozenset(heap_steps), step_seconds, *most)
+    arena_bytes, heap_bytes, raw_bytes, less_bytes = max(held, key=sum)
+    steps = frozenset(arena_steps), frozenset(heap_steps)
+    return Releases(*steps, step_seconds, arena_bytes, heap_bytes, raw_bytes, -less_bytes)
 
 
 def _union(one: Ranges, other: Ranges) -> Ranges:

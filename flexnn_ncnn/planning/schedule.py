@@ -37,6 +37,8 @@ class Workload:
         choices: per layer the ways to run it.
         chained: the same network with ever more layers joined to chains, for smaller arenas, and with what layers do
             inside in their place, for smaller loads.
+        code_bytes: of what a run needs beside all that is planned, the part that giving memory back takes out of the
+            resident set for the step that comes next: code pages of the layers before.
     """
 
     profile: ModelProfile
@@ -50,6 +52,7 @@ class Workload:
     joint: Candidates | None = field(compare=False)
     choices: tuple[tuple[Choice, ...], ...]
     chained: tuple[Workload, ...] = ()
+    code_bytes: int = 0
 
     @property
     def is_expanded(self) -> bool:
@@ -105,6 +108,16 @@ class Schedule:
     raw_bytes: int
     releases: Releases | None = None
     lanes: Lanes | None = None
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether any memory is given back within an inference."""
+        return self.releases is not None and bool(self.releases.arena_steps or self.releases.heap_steps)
+
+    @property
+    def returned_code_bytes(self) -> int:
+        """Of `Workload.code_bytes` what is not held at the peak."""
+        return self.releases.code_bytes if self.releases is not None else 0
 
     @property
     def objects_bytes(self) -> int:

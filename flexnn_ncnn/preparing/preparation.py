@@ -224,17 +224,19 @@ class PlanCache:
                 return found
         return None
 
-    def base_bytes(self, unless_known: int) -> int:
-        """What earlier trials found a run to need beside what is planned."""
+    def base(self) -> tuple[int, int] | None:
+        """What earlier trials found a run to need beside what is planned, and the part of it that giving memory back
+        takes out of the resident set, both in bytes; None before any trial."""
         try:
-            return int((self.folder / "base").read_text())
+            base_bytes, code_bytes = map(int, (self.folder / "base").read_text().split())
         except (OSError, ValueError):
-            return unless_known
+            return None
+        return base_bytes, code_bytes
 
-    def write_base(self, base_bytes: int) -> None:
-        """Remember it for other budgets."""
+    def write_base(self, base_bytes: int, code_bytes: int) -> None:
+        """Remember both for other budgets."""
         with atomic_write(self.folder / "base", "w") as file:
-            file.write(str(base_bytes))
+            file.write(f"{base_bytes} {code_bytes}")
 
 
 def _digest(facts: object) -> str:

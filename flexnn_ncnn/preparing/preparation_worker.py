@@ -17,7 +17,7 @@ import numpy as np
 
 from flexnn_ncnn.errors import BudgetError, ProfileError
 from flexnn_ncnn.fit import check_fit
-from flexnn_ncnn.planning.planner import workload
+from flexnn_ncnn.planning.planner import with_code_returned, workload
 from flexnn_ncnn.preparing.preparation import PlanCache, Request, open_part
 from flexnn_ncnn.preparing.profile_part import profile_towards
 from flexnn_ncnn.preparing.trials import FIRST_BASE_BYTES, Trials
@@ -84,12 +84,14 @@ def _prepare(message: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
                 profile = _profile(model, request, inputs, cache, progress, limits, storage_known)
         part = profile_towards(profile, outputs)
         storage = Storage(page_cache, read_speed(request.bin_path)) if page_cache == "direct" else CACHED
-        trials = Trials(model, workload(part, native.capabilities(), storage), inputs, progress, cache.folder)
+        base_bytes, code_bytes = cache.base() or (FIRST_BASE_BYTES, 0)
+        work = with_code_returned(workload(part, native.capabilities(), storage), code_bytes)
+        trials = Trials(model, work, inputs, progress, cache.folder)
         try:
-            plan = trials.plan(request.budget_bytes, cache.base_bytes(FIRST_BASE_BYTES))
+            plan = trials.plan(request.budget_bytes, base_bytes)
         finally:
             if trials.base_bytes:
-                cache.write_base(trials.base_bytes)
+                cache.write_base(trials.base_bytes, trials.code_bytes)
             if part is profile and trials.profile != profile:
                 write_profile(trials.profile, cache.profile_path)
     write_plan(plan, cache.plan_path(request.budget_bytes, page_cache))

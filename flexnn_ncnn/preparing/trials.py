@@ -18,6 +18,7 @@ from flexnn_ncnn.planning.planner import (
     schedule,
     smallest_budget,
     stock_forecast,
+    with_code_returned,
     without_releases,
     workload,
 )
@@ -99,6 +100,11 @@ class Trials:
         self.base_bytes = 0
 
     @property
+    def code_bytes(self) -> int:
+        """The part of `base_bytes` that giving memory back takes out of the resident set."""
+        return self._work.code_bytes
+
+    @property
     def profile(self) -> ModelProfile:
         """What plans are made for: what was measured, and what trials found to be otherwise."""
         return self._work.profile
@@ -133,9 +139,9 @@ class Trials:
             peak_bytes = tried.peak_bytes
             if tried.missing_bytes:
                 self._refine(decided, tried.missing_bytes)
-            base_bytes += peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
-            base_bytes -= max(tried.missing_bytes.values(), default=0)
-            self.base_bytes = base_bytes
+            more_bytes = peak_bytes - plan.predicted_peak_bytes + _BASE_MARGIN_BYTES
+            more_bytes -= max(tried.missing_bytes.values(), default=0)
+            base_bytes = self._learn(base_bytes, more_bytes, decided.gives_back)
             if peak_bytes + _NOISE_BYTES <= budget_bytes:
                 better = best is None or plan.predicted_seconds < best.predicted_seconds
                 if better:
@@ -200,7 +206,21 @@ class Trials:
     def _refine(self, decided: Schedule, missing_bytes: Mapping[int, int]) -> None:
         work = self._work
         profile = refined(work.profile, decided, missing_bytes)
-        self._work = workload(profile, work.capabilities, work.storage)
+        self._work = with_code_returned(workload(profile, work.capabilities, work.storage), work.code_bytes)
+
+    def _learn(self, base_bytes: int, more_bytes: int, gave_back: bool) -> int:
+        """The base after a trial that held so much more than planned.
+
+        What plans need beside all that is planned differs between two kinds by what giving memory back takes out of the
+        resident set, megabytes: a trial of one kind says nothing about the other, unless that one would need less.
+        """
+        kept_bytes = base_bytes + (0 if gave_back else more_bytes)
+        returned_bytes = base_bytes - self.code_bytes + (more_bytes if gave_back else 0)
+        if gave_back:
+            kept_bytes = max(kept_bytes, returned_bytes)
+        self._work = with_code_returned(self._work, max(0, kept_bytes - returned_bytes))
+        self.base_bytes = kept_bytes
+        return kept_bytes
 
     def _try(self, plan: Plan) -> _Trial:
         """Run a plan in processes of its own."""

@@ -35,7 +35,7 @@ from flexnn_ncnn.runtime.weights.file_watch import FileWatch
 from flexnn_ncnn.runtime.weights.makers import Maker, Makers
 from flexnn_ncnn.runtime.weights.origin import serves
 from flexnn_ncnn.runtime.weights.resident import ResidentLayers, resident_key, resident_keys
-from flexnn_ncnn.runtime.weights.streaming import Streaming
+from flexnn_ncnn.runtime.weights.streaming import StreamedLayer, Streaming
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 
 __all__ = ["Executor"]
@@ -101,7 +101,9 @@ class Executor:
             for p in plan.placements
         }
         self._resident = ResidentLayers()
-        self._streaming = Streaming(plan, self._source, self.trace, threaded, room_bytes)
+        self._streaming = Streaming(
+            plan, self._source, self.trace, threaded, room_bytes, lambda: self._reserve.ensure_whole()
+        )
         with heap.return_freed_memory(), heap.plugged():
             self._actions = [self._compile(number, step) for number, step in enumerate(plan.steps)]
         heap.keep_freed_memory()
@@ -316,7 +318,7 @@ class Executor:
         parts = [part for _, part in layers]
         makers = [self._maker(owner, part) for owner, part in layers]
         in_place = [bool(owner.reads_raw or part.transformed_count) for owner, part in layers]
-        return self._streaming.add(parts, makers, any(in_place), all(in_place), lambda: self._reserve.ensure_whole())
+        return self._streaming.add(parts, makers, any(in_place), all(in_place))
 
     def _run_option(self, owner: Step | Stage) -> native.Option:
         return (self._run_options if self._calls_back(owner.type) else self._options)[owner.kernel]
@@ -345,13 +347,7 @@ class Executor:
                 call(kept)
 
             return resident
-        load, streaming = self._streamed([(step, part)]), self._streaming
-
-        def streamed(call: Callable[[native.LoadedLayer], None]) -> None:
-            call(streaming.acquire(load).layers[0])
-            streaming.release(load)
-
-        return streamed
+        return StreamedLayer(self._streaming, self._streamed([(step, part)]))
 
     def _constant(self, step: Step) -> Action:
         (part,), (output,) = step.parts, step.outputs

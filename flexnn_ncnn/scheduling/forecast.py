@@ -201,7 +201,7 @@ def memory_shares(decided: Schedule, base_bytes: int) -> MemoryShares:
     """
     most = decided.releases or decided
     return MemoryShares(
-        base_bytes=base_bytes + decided.objects_bytes,
+        base_bytes=base_bytes - decided.returned_code_bytes + decided.objects_bytes,
         resident_bytes=decided.kept_bytes,
         arena_bytes=most.arena_bytes,
         heap_bytes=most.heap_bytes,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from flexnn_ncnn.children import Worker, saved_arrays
 from flexnn_ncnn.errors import ProfileError
 from flexnn_ncnn.paths import cache_dir
-from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, workload
+from flexnn_ncnn.planning.planner import Schedule, Workload, schedule, with_code_returned, workload
 from flexnn_ncnn.preparing.assemble import assemble_plan
 from flexnn_ncnn.preparing.preparation import PlanCache, Progress, Request, ask_preparer
 from flexnn_ncnn.preparing.transformed import TransformedFile
@@ -86,10 +86,10 @@ class Scheduler:
         profile = cache.profile_for(request.budget_bytes) or profile_model_files(
             request, inputs, progress, folder=folder
         )
-        found = cache.base_bytes(-1)
-        return cls(
-            workload(profile, native.capabilities()), found if found >= 0 else FIRST_BASE_BYTES, found >= 0, True
-        )
+        found = cache.base()
+        base_bytes, code_bytes = found or (FIRST_BASE_BYTES, 0)
+        work = with_code_returned(workload(profile, native.capabilities()), code_bytes)
+        return cls(work, base_bytes, found is not None, True)
 
     @classmethod
     def of_profile(cls, profile: ModelProfile) -> Scheduler:
@@ -108,7 +108,8 @@ class Scheduler:
 
     def narrowed(self, profile: ModelProfile) -> Scheduler:
         """The same for a profile that knows of less, to see what that is worth."""
-        return replace(self, work=workload(profile, self.work.capabilities, self.work.storage))
+        work = workload(profile, self.work.capabilities, self.work.storage)
+        return replace(self, work=with_code_returned(work, self.work.code_bytes))
 
     @property
     def profile(self) -> ModelProfile:

@@ -33,25 +33,40 @@ class Makers:
         kernels |= {stage.kernel for step in plan.steps for stage in step.stages}
         self.options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
         self._params: dict[str, native.ParamDict] = {}
+        self._makers: dict[tuple[int, int, int, int], Maker] = {}
         # one more to load transformed weights with, which a load changes
         self._transformed_options = {kernel: native.make_option(plan.options, kernel) for kernel in kernels}
 
     def of(self, owner: Step | Stage, part: Part, run_option: native.Option | None = None) -> Maker:
-        """A function that makes the layer of a part.
+        """A function that makes the layer of a part: the same one for parts that are alike.
 
         Args:
             owner: whose part.
             part: its parameters.
             run_option: to compute with; by default as it is loaded.
         """
-        params, option = self._shared_params(part), self.options[owner.kernel]
-        if part.transformed_count:
+        params = self._shared_params(part)
+        # all of these live as long as the maker, so that no other has such a number
+        key = id(owner), id(params), part.transformed_count, id(run_option)
+        if key not in self._makers:
+            self._makers[key] = self._maker(owner, params, part.transformed_count, run_option)
+        return self._makers[key]
+
+    def _maker(
+        self,
+        owner: Step | Stage,
+        params: native.ParamDict,
+        transformed_count: int,
+        run_option: native.Option | None,
+    ) -> Maker:
+        option = self.options[owner.kernel]
+        if transformed_count:
             apart = self._transformed_options[owner.kernel]
 
             def take(arrays: list[npt.NDArray[Any]]) -> native.LoadedLayer:
                 image, *rest = arrays
                 return native.TransformedLayer(
-                    owner.type, params, image, part.transformed_count, rest, apart, owner.name, run_option
+                    owner.type, params, image, transformed_count, rest, apart, owner.name, run_option
                 )
 
             return take

@@ -18,7 +18,7 @@ from flexnn_ncnn.runtime.weights.streams import Stream, goes_past_cache, open_st
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource, owned
 from flexnn_ncnn.runtime.weights.window import Window
 
-__all__ = ["LoadedParts", "Streaming"]
+__all__ = ["LoadedParts", "StreamedLayer", "Streaming"]
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -75,13 +75,20 @@ class Streaming:
         trace: told of every load.
         threaded: whether loads run ahead in a thread of their own; else they run when they are needed.
         room_bytes: how much page cache there may be for streamed weights; None for no limit.
+        before: called before a load where nothing else is loaded then.
     """
 
     def __init__(
-        self, plan: Plan, source: WeightSource, trace: Trace, threaded: bool, room_bytes: int | None = None
+        self,
+        plan: Plan,
+        source: WeightSource,
+        trace: Trace,
+        threaded: bool,
+        room_bytes: int | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan, self._source, self._trace, self._threaded = plan, source, trace, threaded
-        self._room_bytes = room_bytes
+        self._room_bytes, self._before = room_bytes, before
         self._may_stand = Window.is_possible() and not goes_past_cache(plan.page_cache, plan.streamed_bytes, room_bytes)
         self._windows: dict[int, Window] = {}
         self._standing: list[_StandingParts] = []
@@ -98,7 +105,6 @@ class Streaming:
         makers: Sequence[Callable[[Arrays], native.LoadedLayer]],
         keeps_raw: bool,
         as_stored: bool,
-        before: Callable[[], None],
     ) -> int:
         """Note layers that are loaded together.
 
@@ -107,23 +113,14 @@ class Streaming:
             makers: make each layer from its arrays.
             keeps_raw: whether any of them reads the arrays once it is loaded.
             as_stored: whether all of them do, and need no other memory for weights.
-            before: called before they are loaded, where nothing else is loaded then.
 
         Returns:
             The load's number.
         """
-
-        def build(arrays: list[Arrays]) -> LoadedParts:
-            if self._one_at_a_time:
-                before()
-            if not keeps_raw:
-                arrays = [[_kept(array) for array in layer] for layer in arrays]
-            return LoadedParts([make(layer) for make, layer in zip(makers, arrays, strict=True)])
-
         pieces = tuple(part.pieces for part in parts)
         standing = self._stand(parts, makers) if as_stored and self._may_stand else None
         if standing is None:
-            self._loads.append(Load(pieces, build, keeps_raw, parts[0].ahead))
+            self._loads.append(Load(pieces, _Build(self, tuple(makers), keeps_raw), keeps_raw, parts[0].ahead))
         else:
             self._loads.append(Load(pieces, lambda _: standing, True, parts[0].ahead))
         self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
@@ -156,6 +153,11 @@ class Streaming:
             self._loader = ThreadedLoader(self._loads, self._stream, self._begin_thread)
         else:
             self._loader = SerialLoader(self._loads, self._stream)
+
+    def make_room(self) -> None:
+        """Before a load: where nothing else is loaded, have the room for it whole."""
+        if self._one_at_a_time:
+            self._before()
 
     def _begin_thread(self) -> Place:
         """Have a thread load in a heap of its own, in which loads take turns as in `heap.Reserve`.
@@ -214,10 +216,46 @@ class Streaming:
         while self._standing:
             self._standing.pop().end()
         self._windows.clear()
-        self._loads = []  # which know how to make layers, and through that the executor
+        self._loads, self._before = [], lambda: None  # what knows how to make layers, and the executor
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+class StreamedLayer:
+    """Has the one layer of a load there while it calls what it is given with it; a small object, for there are many.
+
+    Args:
+        streaming: what loads it.
+        load: the load's number.
+    """
+
+    __slots__ = ("_load", "_streaming")
+
+    def __init__(self, streaming: Streaming, load: int) -> None:
+        self._streaming, self._load = streaming, load
+
+    def __call__(self, call: Callable[[native.LoadedLayer], None]) -> None:
+        """Have it there, and free it."""
+        call(self._streaming.acquire(self._load).layers[0])
+        self._streaming.release(self._load)
+
+
+class _Build:
+    """Makes the layers of a load from their arrays; small, as `StreamedLayer`."""
+
+    __slots__ = ("_keeps_raw", "_makers", "_streaming")
+
+    def __init__(
+        self, streaming: Streaming, makers: tuple[Callable[[Arrays], native.LoadedLayer], ...], keeps_raw: bool
+    ) -> None:
+        self._streaming, self._makers, self._keeps_raw = streaming, makers, keeps_raw
+
+    def __call__(self, arrays: list[Arrays]) -> LoadedParts:
+        self._streaming.make_room()
+        if not self._keeps_raw:
+            arrays = [[_kept(array) for array in layer] for layer in arrays]
+        return LoadedParts([make(layer) for make, layer in zip(self._makers, arrays, strict=True)])
 
 
 def _kept(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -32,8 +32,8 @@ class Window:
     __slots__ = ("_arrays", "_spans")
 
     def __init__(self, arrays: Iterable[npt.NDArray[Any]]) -> None:
-        self._arrays = list(arrays)
-        self._spans = [_pages(array) for array in self._arrays]
+        self._arrays = tuple(arrays)
+        self._spans = tuple(map(_pages, self._arrays))
 
     @staticmethod
     def is_possible() -> bool:
