@@ -15,7 +15,7 @@ import numpy as np
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Floats, Limits, Weights
 from flexnn_ncnn.planning.knapsack import Selection, packed
 from flexnn_ncnn.planning.prices import Way, allowed_cost, priced_ways
-from flexnn_ncnn.planning.tightest import ONCE, tightest
+from flexnn_ncnn.planning.tightest import ONCE, least_bytes, tightest
 
 __all__ = ["ONCE", "Selection", "select"]
 
@@ -45,6 +45,8 @@ def select(
         weights: what counts how much.
         beat_seconds: stop early where nothing can be faster (in weighted time).
     """
+    if least_bytes(candidates, depths) > memory_bytes:
+        return None
     seconds = candidates.weighted(weights)
     prices = priced_ways(candidates, seconds, memory_bytes, depths, beat_seconds)
     if prices is None:

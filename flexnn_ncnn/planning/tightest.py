@@ -7,7 +7,7 @@ import numpy as np
 from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Depths, Limits, Tightest
 from flexnn_ncnn.planning.prices import descended
 
-__all__ = ["ONCE", "smallest", "tightest"]
+__all__ = ["ONCE", "least_bytes", "smallest", "tightest"]
 
 _LOAD_STEPS = 64
 _NEVER_BYTES = 2**62
@@ -57,6 +57,11 @@ def tightest(candidates: Candidates, depths: Depths) -> Tightest:
             best = min(best, _with_loads(candidates, limits, depths), key=lambda one: one.memory_bytes)
     candidates.tightest[depths] = best
     return best
+
+
+def least_bytes(candidates: Candidates, depths: Depths) -> float:
+    """What every selection needs at least: less than that is not worth a search."""
+    return _least_besides_heap(candidates, depths) + depths.heap * candidates.axes[1].least
 
 
 def _least_besides_heap(candidates: Candidates, depths: Depths) -> float:

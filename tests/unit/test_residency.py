@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flexnn_ncnn.planning.candidates import Candidates, Row
 from flexnn_ncnn.planning.choices import Choice
 from flexnn_ncnn.planning.residency import Selection, select
-from flexnn_ncnn.planning.tightest import smallest
+from flexnn_ncnn.planning.tightest import ONCE, least_bytes, smallest
 from tests.examples import examples
 from tests.unit.profiles import choice
 
@@ -142,6 +142,12 @@ def test_the_smallest_memory_works_and_is_no_more_than_streaming_needs(found: La
     assert select(candidates(found), least) is not None
     assert select(candidates(found), least - 1) is None
     assert 0 <= culprit < len(found)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(layers())
+def test_no_selection_needs_less_than_what_is_not_worth_a_search(found: Layers) -> None:
+    assert least_bytes(candidates(found), ONCE) <= min(map(needed_bytes, product(*found)))
 
 
 @settings(max_examples=examples(100), deadline=None)
