@@ -243,17 +243,21 @@ def _plan(
     from flexnn_ncnn.scheduling.explain import sentences
 
     decided = scheduler.schedule(budget_bytes)
+    exported = None
+    if export_folder is not None:  # first, as what cannot be exported is refused before anything is written
+        from flexnn_ncnn.scheduling.exchange import to_flexnn_plan
+
+        exported = to_flexnn_plan(decided)
     if out_path is not None and request is not None:
         scheduler.write_plan(decided, request, out_path)
     if plot_path is not None:
         from flexnn_ncnn.reporters.plots import plot_layout
 
         plot_layout(scheduler.memory_map(decided), str(facts["model"]), plot_path)
-    if export_folder is not None:
+    if export_folder is not None and exported is not None:
         from flexnn_ncnn.interop.plan_files import write_flexnn_plan
-        from flexnn_ncnn.scheduling.exchange import to_flexnn_plan
 
-        write_flexnn_plan(to_flexnn_plan(decided), export_folder / Path(str(facts["model"])).stem)
+        write_flexnn_plan(exported, export_folder / Path(str(facts["model"])).stem)
     found = scheduler.explain(decided)
     words = sentences(found) if in_words else ()
     if as_json:

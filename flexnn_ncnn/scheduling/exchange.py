@@ -60,8 +60,17 @@ def to_flexnn_plan(decided: Schedule) -> FlexnnPlan:
     loaded ahead, as in ours.
 
     Raises:
-        PlanError: the layers do not run in the order of the .param file.
+        PlanError: the layers do not run in the order of the .param file, or what a layer does inside runs as layers of
+            its own, of which FlexNN's files have none.
     """
+    inside = dict.fromkeys(layer.index for layer in decided.workload.profile.layers if layer.inner)
+    if inside:
+        raise PlanError(
+            f"this plan runs what attention does inside as layers of their own ({len(inside)} times), which FlexNN's "
+            "files have no place for",
+            hint="give a larger --budget, at which attention runs whole, or have FlexNN's planner plan what 'flexnn "
+            "profile --export-flexnn' writes",
+        )
     members = decided.workload.members
     first, last = [one[0].index for one in members], [one[-1].index for one in members]
     _check_order([index for pair in zip(first, last, strict=True) for index in sorted(set(pair))], PlanError)

@@ -14,6 +14,7 @@ from flexnn_ncnn.interop.plan_files import read_flexnn_plan
 from flexnn_ncnn.interop.profile_files import read_flexnn_profile
 from flexnn_ncnn.records.formats import read_plan, read_profile, write_profile
 from tests.integration import tiny_models
+from tests.unit.test_expansion import NETWORK as WITH_ATTENTION
 
 
 class Setting:
@@ -87,6 +88,18 @@ def test_a_plan_is_written_drawn_exported_and_explained(
     assert plan.predicted_peak_bytes <= 10_000_000
     assert (tmp_path / "plan.png").stat().st_size > 10_000
     assert len(read_flexnn_plan(tmp_path / "classifier").dependencies) == 5
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(WITH_ATTENTION, tmp_path / "attention.json")
+    args = ["schedule", str(tmp_path / "attention.json"), "--export-flexnn", str(tmp_path), "--budget"]
+    assert main([*args, "2.56MB", "--plot", str(tmp_path / "plan.png")]) == 1
+    assert "what attention does inside as layers of their own (1 times)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["attention.json"]
+    assert main([*args, "3MB"]) == 0
+    assert (tmp_path / "attention.malloc").exists()
 
 
 def test_a_sweep_gives_every_budget_in_order(

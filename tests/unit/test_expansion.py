@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from flexnn_ncnn.errors import ProfileError
+from flexnn_ncnn.errors import PlanError, ProfileError
 from flexnn_ncnn.planning.ablation import without_slicing
 from flexnn_ncnn.planning.planner import schedule, smallest_budget, workload
 from flexnn_ncnn.preparing.profile_part import profile_towards
 from flexnn_ncnn.records.profile import LayerProfile, ModelProfile
 from flexnn_ncnn.records.profile_check import check_profile
+from flexnn_ncnn.scheduling.exchange import to_flexnn_plan
 from param_tools.expansion import can_expand, expansion
 from param_tools.model_io import open_model
 from tests.property.slicing_stock import model_of, write_random
@@ -98,6 +99,15 @@ def test_inner_layers_run_where_the_whole_does_not_fit() -> None:
     assert [one.name for one in small.workload.profile.layers] == ["before", "q", "out", "after"]
     assert large.workload.profile.layers == NETWORK.layers
     assert smallest_budget(workload(without_slicing(NETWORK)), 0)[0] > 100_000
+
+
+def test_what_flexnns_files_have_no_place_for_is_not_exported() -> None:
+    work = workload(NETWORK)
+    small, large = schedule(work, smallest_budget(work, 0)[0], 0), schedule(work, 300_000, 0)
+    assert len(to_flexnn_plan(large).placed) > len(NETWORK.layers)
+    with pytest.raises(PlanError, match="what attention does inside") as refused:
+        to_flexnn_plan(small)
+    assert "larger --budget" in refused.value.hint
 
 
 @pytest.mark.parametrize(("load_seconds", "steps"), [(0.05, 2), (0.3, 4)])
