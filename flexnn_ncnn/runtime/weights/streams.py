@@ -119,6 +119,7 @@ class MappedStream:
         for number in range(len(loads)) if Window.is_possible() else ():
             if number not in self._windows:
                 self._stand(number)
+        self._ends = [source.ends_of(chain.from_iterable(load)) for load in loads]
         ranges = [[_range(source, piece) for layer in load for piece in layer] for load in loads]
         self._ahead = ReadAhead(ranges, read_ahead_bytes)
 
@@ -138,7 +139,8 @@ class MappedStream:
         """
         self._ahead.need(load)
         if load in self._windows:
-            self._source.check_again(chain.from_iterable(self._loads[load]))
+            for file, end_bytes in self._ends[load].items():
+                file.check_again(end_bytes)
             try:
                 self._windows[load].fill()
             except OSError as error:

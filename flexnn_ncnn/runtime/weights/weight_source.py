@@ -187,19 +187,22 @@ class WeightSource:
         if self._transformed is not None:
             self._transformed.close()
 
-    def check_again(self, pieces: Iterable[WeightPiece]) -> None:
-        """Whether the files still are long enough to have the pieces: what is mapped beyond must not be touched.
-
-        Raises:
-            ModelFormatError: one is not.
-        """
+    def ends_of(self, pieces: Iterable[WeightPiece]) -> dict[WeightSource, int]:
+        """How long each file has to be to have the pieces, in bytes."""
         ends: dict[WeightSource, int] = {}
         for piece in pieces:
             file, at_bytes = self.file_of(piece.offset_bytes)
             ends[file] = max(ends.get(file, 0), at_bytes + piece.stored_bytes)
-        for file, end in ends.items():
-            if os.fstat(file.file_descriptor).st_size < end:
-                raise file._shortened(end)
+        return ends
+
+    def check_again(self, end_bytes: int) -> None:
+        """Whether this file still is that long: what is mapped beyond must not be touched.
+
+        Raises:
+            ModelFormatError: it is not.
+        """
+        if os.fstat(self._file.fileno()).st_size < end_bytes:
+            raise self._shortened(end_bytes)
 
     def check(self, piece: WeightPiece) -> None:
         """Whether the file has the piece.

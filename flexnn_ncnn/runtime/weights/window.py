@@ -29,11 +29,12 @@ class Window:
         arrays: over mappings that are nobody else's, as of `WeightSource.standing`.
     """
 
-    __slots__ = ("_arrays", "_spans")
+    __slots__ = ("_arrays", "_is_empty", "_spans")
 
     def __init__(self, arrays: Iterable[npt.NDArray[Any]]) -> None:
         self._arrays = tuple(arrays)
         self._spans = tuple(map(_pages, self._arrays))
+        self._is_empty = False  # somebody may have looked into it
 
     @staticmethod
     def is_possible() -> bool:
@@ -46,6 +47,7 @@ class Window:
         Raises:
             OSError: one cannot be read.
         """
+        self._is_empty = False
         for (begin, size_bytes), array in zip(self._spans, self._arrays, strict=True):
             if MADVISE(begin, size_bytes, _POPULATE_READ):
                 if (number := ctypes.get_errno()) != errno.EINVAL:
@@ -54,8 +56,11 @@ class Window:
 
     def empty(self) -> None:
         """Have none of them; the page cache keeps them."""
+        if self._is_empty:
+            return
         for begin, size_bytes in self._spans:
             MADVISE(begin, size_bytes, _DONTNEED)
+        self._is_empty = True
 
 
 def _pages(array: npt.NDArray[Any]) -> tuple[int, int]:
