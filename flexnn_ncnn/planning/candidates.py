@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.choices import Choice, staged
 
 __all__ = [
     "FORBIDDEN_SECONDS",
@@ -60,6 +60,15 @@ class Row:
         """How large the arena must be for a choice."""
         fits = choice.scratch_bytes <= self.hole_bytes
         return self.above_bytes + (0 if fits else choice.scratch_bytes)
+
+    def staged(self, arena_bytes: int) -> Row:
+        """The same with weights read to the scratch, where an arena of `arena_bytes` or what there is has room."""
+
+        def best(choice: Choice) -> Choice:
+            read_to = staged(choice)
+            return read_to if self.arena_bytes(read_to) <= max(arena_bytes, self.arena_bytes(choice)) else choice
+
+        return replace(self, choices=tuple(map(best, self.choices)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flexnn_ncnn.records.layout import WIDEST_ELEMPACK, align_up, part_view
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, WIDEST_ELEMPACK, align_up, part_view
 from flexnn_ncnn.records.profile import KernelCost, LayerProfile, SlabCost
+from flexnn_ncnn.records.staging import SMALL_BYTES
 
 __all__ = [
     "CALL_BYTES",
     "SLAB_SECONDS",
     "TRANSFORMED_TYPES",
+    "UNLOADED_MODES",
     "Choice",
     "choices",
     "cut_evenly",
     "objects_bytes",
     "part_size",
     "run_peak",
+    "staged",
     "undominated",
     "whole_layer",
 ]
@@ -29,6 +32,8 @@ _PART_SECONDS = 12e-6
 _SCRATCH_ALIGNMENT_BYTES = 64
 # layers whose transformed weights ncnn can take from a file (patches/)
 TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm", "MultiHeadAttention")
+# weights of such layers are read where they are needed: rows of an embedding, a constant
+UNLOADED_MODES = ("gather", "constant")
 # modes in which a layer computes from all its weights
 _ONE_LAYER = ("forward", "list")
 # smaller arrays are read, not mapped, and gain nothing
@@ -39,6 +44,10 @@ _IMAGE_BYTES = 12 * 1024
 _HUGE_PAGE_BYTES, _SMALL_SHARE, _HUGE_SHARE = 2 * 1024 * 1024, 0.5, 0.1
 # what is kept of a layer that stands, beside a bias for each unit
 _STANDING_BYTES, _BIAS_BYTES = 6_000, 4
+# larger ones do not lie in a processor's cache when they are transformed, and mapping takes no copy
+_STAGED_UP_TO_BYTES = 1024 * 1024
+# what may be read past the end of each array of a layer, and up to where the next one begins
+_STAGING_BYTES = 4 * (OVERREAD_BYTES + 64)
 # and its share of one slab
 SLAB_SECONDS = 15e-6
 # what the runtime keeps of each slice and slab beyond a layer's first: its place in the plan, and views of blobs
@@ -65,6 +74,8 @@ class Choice:
         transformed: what is read is what the kernel makes of the weights, so that nothing is left to be made.
         objects_bytes: what slices and slabs take to be called one by one.
         stands: streamed, but read in place by the kernel: the layer stays, and the pages of its weights come and go.
+        may_stage: streamed, and nobody reads the raw weights once the layer is loaded: see `staged`.
+        staged_bytes: of the scratch what raw weights are read to; they are not mapped then.
     """
 
     kernel: str
@@ -82,6 +93,20 @@ class Choice:
     transformed: bool = False
     objects_bytes: int = 0
     stands: bool = False
+    may_stage: bool = False
+    staged_bytes: int = 0
+
+
+def staged(choice: Choice) -> Choice:
+    """The choice with weights read to its scratch, if it may: while they are loaded nothing else is there.
+
+    That takes no memory for raw weights where the scratch is as large, and half the time of mapping them: what lies in
+    the processor's cache need not be read from memory again.
+    """
+    if not choice.may_stage or not choice.raw_bytes:
+        return choice
+    scratch_bytes = max(choice.scratch_bytes, align_up(choice.raw_bytes + _STAGING_BYTES, _SCRATCH_ALIGNMENT_BYTES))
+    return replace(choice, scratch_bytes=scratch_bytes, raw_bytes=0, staged_bytes=choice.raw_bytes)
 
 
 def objects_bytes(parts: int, slabs: int) -> int:
@@ -219,6 +244,7 @@ def _streamed(
         + layer.raw_bytes * read_seconds_per_byte
     )
     computing = cost.kept_bytes.at(part_units) + cost.run_heap_bytes.at(part_units)
+    raw_bytes = -(-layer.raw_bytes * part_units // layer.units)
     return Choice(
         kernel=cost.kernel,
         part_units=part_units,
@@ -228,13 +254,18 @@ def _streamed(
         load_seconds=load_seconds,
         kept_bytes=0,
         heap_bytes=int(max(cost.load_peak_bytes.at(part_units), computing)),
-        raw_bytes=-(-layer.raw_bytes * part_units // layer.units),
+        raw_bytes=raw_bytes,
         scratch_bytes=_scratch_bytes(layer, cost, part_units, slab_rows),
         load_bytes=0,
         read_bytes=layer.raw_bytes,
         objects_bytes=objects_bytes(parts, _slab_count(cost, slab_rows)),
         stands=cost.reads_raw,
+        may_stage=layer.mode not in UNLOADED_MODES and not cost.reads_raw and _is_staged_size(raw_bytes),
     )
+
+
+def _is_staged_size(raw_bytes: int) -> bool:
+    return SMALL_BYTES <= raw_bytes <= _STAGED_UP_TO_BYTES
 
 
 def _resident(layer: LayerProfile, cost: KernelCost, part_units: int, slab_rows: int) -> Choice:
@@ -280,6 +311,7 @@ def _transformed(layer: LayerProfile, streamed: Choice, read_seconds_per_byte: f
         transformed=True,
         objects_bytes=streamed.objects_bytes + parts * _STANDING_BYTES + _BIAS_BYTES * layer.units,
         stands=True,
+        may_stage=False,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from flexnn_ncnn.planning.arena import offset_in, taken_ranges
 from flexnn_ncnn.planning.candidates import Depths
-from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.choices import UNLOADED_MODES, Choice, staged
 from flexnn_ncnn.planning.reading import seconds_beside_reading
 from flexnn_ncnn.planning.releases import StepNeed, releases
 from flexnn_ncnn.planning.residency import ONCE, Selection
@@ -15,10 +15,7 @@ from flexnn_ncnn.planning.schedule import Schedule, Workload, result_bytes
 from flexnn_ncnn.planning.simulate import Lanes, Load, Turn, distances, heap_bytes_of, inference_seconds, raw_bytes_of
 from flexnn_ncnn.records.profile import LayerProfile
 
-__all__ = ["UNLOADED_MODES", "read_seconds", "schedule_of", "schedule_of_selection"]
-
-# weights of such layers are read where they are needed: rows of an embedding, a constant
-UNLOADED_MODES = ("gather", "constant")
+__all__ = ["read_seconds", "schedule_of", "schedule_of_selection"]
 
 
 def schedule_of(
@@ -104,8 +101,10 @@ def schedule_of_selection(
     """What a selection comes to; the other arguments as for `schedule_of`."""
     rows = [index for index, found in enumerate(work.choices) if found]
     chosen: list[Choice | None] = [None] * len(work.choices)
+    takes_turns = lanes is None and not work.storage.is_direct
     for row, column in zip(rows, selection.chosen, strict=True):
-        chosen[row] = work.choices[row][column]
+        one = (work.staged if takes_turns else work.choices)[row][column]
+        chosen[row] = staged(one) if releasing else one
     return schedule_of(work, chosen, budget_bytes, base_bytes, depths, lanes=lanes, releasing=releasing)
 
 

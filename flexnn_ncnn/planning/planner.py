@@ -95,12 +95,27 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
             )
         found.append(known[key])
     gaps = free_gaps(blobs.buffers, offsets, len(profile.layers))
-    rows = [Row(ways, *gap) for ways, gap in zip(found, map(hole_and_end, gaps), strict=True) if ways]
+    rows = [Row(ways, *gap) for ways, gap in zip(found, map(hole_and_end, gaps), strict=True)]
+    known_rows = {row: row if storage.is_direct else row.staged(arena_bytes) for row in rows}
+    staged_rows = [known_rows[row] for row in rows]
     # memory to read to is never free for outputs
-    candidates = Candidates(rows, arena_bytes, 0 if storage.is_direct else result_bytes(profile))
-    joint = None if storage.is_direct else _joint(profile, blobs.buffers, found)
+    result = 0 if storage.is_direct else result_bytes(profile)
+    in_turn = Candidates([row for row in staged_rows if row.choices], arena_bytes, result)
+    loads_beside = capabilities.loads_beside(profile.options.num_threads)
+    is_needed = storage.is_direct or loads_beside
     return Workload(
-        profile, capabilities, storage, level.members, blobs, offsets, gaps, candidates, joint, tuple(found)
+        profile=profile,
+        capabilities=capabilities,
+        storage=storage,
+        members=level.members,
+        blobs=blobs,
+        offsets=offsets,
+        gaps=gaps,
+        candidates=Candidates([row for row in rows if row.choices], arena_bytes, result) if is_needed else in_turn,
+        in_turn=in_turn,
+        joint=None if storage.is_direct else _joint(profile, blobs.buffers, found),
+        choices=tuple(found),
+        staged=tuple(row.choices for row in staged_rows),
     )
 
 
@@ -158,7 +173,7 @@ def _serial(levels: Sequence[Workload], budget_bytes: int, base_bytes: int, besi
     if best is None or best is beside:
         return best
     level, joint = best.workload, best.workload.joint
-    kind = level.candidates if best.releases is None or joint is None else joint
+    kind = level.in_turn if best.releases is None or joint is None else joint
     for share in _SMALLER:
         best = _faster(best, kind, level, budget_bytes, base_bytes, share)
     return best
@@ -180,7 +195,7 @@ def _faster(
 def _kinds(levels: Sequence[Workload]) -> Iterator[tuple[Candidates, Workload]]:
     """Each level with arena and heap kept, and where possible with both given back within an inference."""
     for level in levels:
-        yield level.candidates, level
+        yield level.in_turn, level
         if level.joint is not None:
             yield level.joint, level
 

@@ -33,13 +33,20 @@ def refined(profile: ModelProfile, decided: Schedule, missing_bytes: Mapping[int
         key = _alike(layer)
         kernels = changed.get(key, layer.kernels)
         changed[key] = tuple(
-            _grown(cost, choice, missing) if cost.kernel == choice.kernel else cost for cost in kernels
+            _grown(cost, choice, missing + _staging_bytes(cost, choice)) if cost.kernel == choice.kernel else cost
+            for cost in kernels
         )
 
     def grown(layers: Iterable[LayerProfile]) -> tuple[LayerProfile, ...]:
         return tuple(replace(layer, kernels=changed.get(_alike(layer), layer.kernels)) for layer in layers)
 
     return replace(profile, layers=grown(profile.layers), expansions=tuple(map(grown, profile.expansions)))
+
+
+def _staging_bytes(cost: KernelCost, choice: Choice) -> int:
+    """What scratch has beyond the workspace that was measured because weights are read to it."""
+    workspace_bytes = int(run_peak(cost, choice.part_units, choice.slab_rows))
+    return max(0, choice.scratch_bytes - workspace_bytes) if choice.staged_bytes else 0
 
 
 def _alike(layer: LayerProfile) -> object:

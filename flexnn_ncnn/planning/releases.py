@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flexnn_ncnn.planning.candidates import Row
-from flexnn_ncnn.planning.choices import Choice
+from flexnn_ncnn.planning.choices import Choice, staged
 
 __all__ = ["Releases", "StepNeed", "joint_rows", "releases"]
 
@@ -77,6 +77,7 @@ def joint_rows(rows: Sequence[tuple[tuple[Choice, ...], int, bool]], result_byte
     """
 
     def joint(choice: Choice, is_last: bool) -> Choice:
+        choice = staged(choice)
         raw_bytes = max(choice.raw_bytes, result_bytes if is_last else 0)
         return replace(
             choice, scratch_bytes=choice.scratch_bytes + choice.heap_bytes + raw_bytes, heap_bytes=0, raw_bytes=0

@@ -32,9 +32,11 @@ class Workload:
         offsets: per buffer its place in the arena.
         gaps: per layer the ranges of the arena that no blob has while it runs, the last one open.
         candidates: all choices, in the form that selecting needs.
+        in_turn: the same where loads and computing take turns, so that weights may be read to the scratch.
         joint: the same for schedules that give memory back within an inference, see `planning.releases`; None past the
             page cache.
         choices: per layer the ways to run it.
+        staged: the same with weights read to the scratch, wherever that makes the arena no larger.
         chained: the same network with ever more layers joined to chains, for smaller arenas, and with what layers do
             inside in their place, for smaller loads.
         code_bytes: of what a run needs beside all that is planned, the part that giving memory back takes out of the
@@ -49,8 +51,10 @@ class Workload:
     offsets: tuple[int, ...]
     gaps: tuple[tuple[tuple[int, int], ...], ...]
     candidates: Candidates = field(compare=False)
+    in_turn: Candidates = field(compare=False)
     joint: Candidates | None = field(compare=False)
     choices: tuple[tuple[Choice, ...], ...]
+    staged: tuple[tuple[Choice, ...], ...]
     chained: tuple[Workload, ...] = ()
     code_bytes: int = 0
 

@@ -15,6 +15,7 @@ from flexnn_ncnn.errors import PlanError
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, BlobLayout
 from flexnn_ncnn.records.options import KERNELS
 from flexnn_ncnn.records.plan import MODES, TRANSFORMED_OFFSET_BYTES, Part, Placement, Plan, Slab, Step, WeightPiece
+from flexnn_ncnn.records.staging import positions_in_scratch
 from flexnn_ncnn.records.storage import PAGE_CACHES
 
 __all__ = ["validate_plan"]
@@ -160,6 +161,8 @@ def _check_step(step: Step, name: str, bin_bytes: int | None) -> None:
     _require((step.mode == "chain") == bool(step.stages), name, "has stages if it is a chain")
     _require((step.mode == "overlay") == bool(step.overwrites), name, "overwrites a source if it is an overlay")
     _check_parts(step, name)
+    if step.reads_to_scratch:
+        _check_read_to_scratch(step, name)
     for part in step.parts:
         _require(all(0 <= number < 32 for number, _ in part.params), name, "has parameters with ids of ncnn's")
         _require(part.load_peak_bytes >= 0, name, "is loaded within a number of bytes:", part.load_peak_bytes)
@@ -191,6 +194,17 @@ def _check_parts(step: Step, name: str) -> None:
     reads = [part.reads for part in parts if part.reads != (0, 0)]
     _require(all(0 <= begin < end for begin, end in reads), name, "reads channels that there are:", reads)
     _require(not step.slabs or mode == "forward", name, "computes slabs of one blob")
+
+
+def _check_read_to_scratch(step: Step, name: str) -> None:
+    """Nothing else is in the scratch while weights are, and nobody looks for them there later."""
+    loads_once = not step.resident and step.mode not in ("chain", "constant", "gather")
+    _require(loads_once, name, "loads one layer at a time to read weights to its scratch")
+    _require(not step.reads_raw, name, "has no kernel that reads weights in its scratch while it computes")
+    in_turn = all(part.ahead == 1 and not part.transformed_count for part in step.parts)
+    _require(in_turn, name, "loads no sooner than it computes to read weights to its scratch")
+    needed = max((positions_in_scratch(part.pieces)[1] for part in step.parts), default=0)
+    _require(needed <= step.scratch_bytes, name, f"has scratch for {needed} bytes of weights, not", step.scratch_bytes)
 
 
 def _spans(rows: Iterable[Part | Slab]) -> list[tuple[int, int]]:

@@ -6,8 +6,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flexnn_ncnn.planning.choices import Choice
-from flexnn_ncnn.planning.outcome import UNLOADED_MODES
+from flexnn_ncnn.planning.choices import UNLOADED_MODES, Choice
 from flexnn_ncnn.planning.problem import StepBlobs
 from flexnn_ncnn.planning.schedule import Schedule
 from flexnn_ncnn.planning.simulate import Lanes, Load, distances
@@ -171,6 +170,7 @@ def assemble_plan(model: NcnnModel, decided: Schedule) -> Plan:
             _step(model, layer, choice, blobs) if len(members) == 1 else _chain(model, layer, members, choice, blobs),
             scratch_offset_bytes=offset,
             scratch_bytes=choice.scratch_bytes if choice else 0,
+            reads_to_scratch=choice is not None and choice.staged_bytes > 0,
         )
         for layer, members, choice, blobs, offset in zip(
             profile.layers, work.members, decided.chosen, work.blobs.steps, decided.scratch_offsets, strict=True

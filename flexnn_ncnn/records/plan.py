@@ -22,7 +22,7 @@ __all__ = [
     "places_of",
 ]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 MODES = ("forward", "chain", "fresh", "list", "list_4d", "overlay", "join", "inplace", "alias", "constant", "gather")
 
@@ -183,6 +183,7 @@ class Step:
         overwrites: of an "overlay" the source whose memory the output takes.
         stages: of a "chain" its layers; `parts` has one for each, and `slabs` is empty.
         scratch_offset_bytes, scratch_bytes: the part of the arena that the layer may allocate from while it computes.
+        reads_to_scratch: streamed weights are read to there to be loaded, and mapped otherwise.
         returns_arena: give all of the arena that this step does not use back to the system before it.
         returns_heap: likewise what is free of the heap.
     """
@@ -205,6 +206,7 @@ class Step:
     stages: tuple[Stage, ...] = ()
     scratch_offset_bytes: int = 0
     scratch_bytes: int = 0
+    reads_to_scratch: bool = False
     returns_arena: bool = False
     returns_heap: bool = False
 

@@ -1,6 +1,7 @@
-"""Which bytes of a file are read past the page cache for a load, and where they land: whole pages of both.
+"""Where weights land that are read for a load.
 
-Direct reads begin and end at pages, in the file and in memory, so a load takes a little more than its weights.
+Past the page cache, reads begin and end at pages, in the file and in memory, so a load takes a little more than its
+weights. Through it, weights may be read to the scratch of the step that needs them, where nothing is yet.
 """
 
 from __future__ import annotations
@@ -8,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flexnn_ncnn.records.layout import align_up
+from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.records.plan import WeightPiece
 
-__all__ = ["TABLE_BYTES", "Extent", "extents_of", "position_of", "staged_bytes"]
+__all__ = [
+    "SMALL_BYTES",
+    "TABLE_BYTES",
+    "Extent",
+    "extents_of",
+    "position_of",
+    "positions_in_scratch",
+    "staged_bytes",
+]
 
+# biases and scales, which every kernel reads in place, long after they are loaded: they get memory of their own
+SMALL_BYTES = 64 * 1024
+_ALIGNMENT_BYTES = 64
 TABLE_BYTES = 256 * 4  # the values that the indices of a "table" piece stand for
 
 
@@ -66,3 +78,13 @@ def position_of(offset_bytes: int, extents: Sequence[Extent]) -> int:
     """Where a byte of the file lies in the load's memory."""
     extent = next(e for e in extents if e.offset_bytes <= offset_bytes < e.end_bytes)
     return extent.at_bytes + offset_bytes - extent.offset_bytes
+
+
+def positions_in_scratch(pieces: Sequence[WeightPiece]) -> tuple[list[int], int]:
+    """Where pieces land that are read to the scratch of a step, -1 for small ones, and how much of it they take."""
+    positions, at_bytes = [], 0
+    for piece in pieces:
+        is_small = piece.stored_bytes < SMALL_BYTES
+        positions.append(-1 if is_small else at_bytes)
+        at_bytes += 0 if is_small else align_up(piece.stored_bytes + OVERREAD_BYTES, _ALIGNMENT_BYTES)
+    return positions, at_bytes

@@ -313,12 +313,14 @@ class Executor:
     def _maker(self, owner: Step | Stage, part: Part) -> Maker:
         return self._makers.of(owner, part, self._run_option(owner))
 
-    def _streamed(self, layers: Sequence[tuple[Step | Stage, Part]]) -> int:
+    def _streamed(
+        self, layers: Sequence[tuple[Step | Stage, Part]], scratch: npt.NDArray[np.uint8] | None = None
+    ) -> int:
         """Layers that are loaded together in each inference, as the number of that load."""
         parts = [part for _, part in layers]
         makers = [self._maker(owner, part) for owner, part in layers]
         in_place = [bool(owner.reads_raw or part.transformed_count) for owner, part in layers]
-        return self._streaming.add(parts, makers, any(in_place), all(in_place))
+        return self._streaming.add(parts, makers, any(in_place), all(in_place), scratch)
 
     def _run_option(self, owner: Step | Stage) -> native.Option:
         return (self._run_options if self._calls_back(owner.type) else self._options)[owner.kernel]
@@ -347,7 +349,10 @@ class Executor:
                 call(kept)
 
             return resident
-        return StreamedLayer(self._streaming, self._streamed([(step, part)]))
+        scratch = None
+        if step.reads_to_scratch:
+            scratch = self._arena[step.scratch_offset_bytes :][: step.scratch_bytes]
+        return StreamedLayer(self._streaming, self._streamed([(step, part)], scratch))
 
     def _constant(self, step: Step) -> Action:
         (part,), (output,) = step.parts, step.outputs

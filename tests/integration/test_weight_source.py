@@ -104,7 +104,7 @@ def test_every_kind_can_be_read_past_its_end(encoding: str, tmp_path: Path) -> N
         source = file_of(tmp_path / "w.bin", data.tobytes())
         lane = WeightPiece(0, 1, encoding).stored_bytes
         piece = WeightPiece(tail % lane, (len(data) - tail % lane) // lane, encoding, 0 if encoding == "table" else -1)
-        stored = source._stored(piece.offset_bytes, piece.stored_bytes)
+        stored = source.stored(piece.offset_bytes, piece.stored_bytes)
         room = page - len(data) % page if len(data) % page else 0
         assert is_mapped(stored) == (room >= OVERREAD_BYTES)
         owner = backing(stored)
@@ -123,7 +123,7 @@ def test_any_piece_is_what_lies_there(data: st.DataObject, tmp_path_factory: pyt
     offset = data.draw(st.integers(0, raw.size))
     size = data.draw(st.integers(0, raw.size - offset))
     source = WeightSource(path)
-    np.testing.assert_array_equal(source._stored(offset, size), raw[offset : offset + size])
+    np.testing.assert_array_equal(source.stored(offset, size), raw[offset : offset + size])
     source.close()
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexnn_ncnn.planning.choices import CALL_BYTES, Choice, choices, cut_evenly, part_size, run_peak, undominated
+from flexnn_ncnn.planning.candidates import Row
+from flexnn_ncnn.planning.choices import (
+    CALL_BYTES,
+    Choice,
+    choices,
+    cut_evenly,
+    part_size,
+    run_peak,
+    staged,
+    undominated,
+)
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.profile import LayerProfile, Linear, Points, SlabCost
 from tests.unit.profiles import choice, cost, layer
@@ -128,3 +141,36 @@ def test_slices_and_slabs_take_what_they_need_to_be_called() -> None:
     for one in ways:
         count = -(-64 // one.part_units) * (-(-32 // one.slab_rows) if one.slab_rows else 1)
         assert one.objects_bytes == (count - 1) * CALL_BYTES
+
+
+def test_weights_that_only_loading_reads_take_the_place_of_scratch() -> None:
+    kernel = cost(kept_bytes=500, load_peak_bytes=700, run_peak_bytes=100_000)
+    for raw_bytes, scratch_bytes in ((80_000, 100_032), (200_000, 200_512), (1_048_576, 1_049_088)):
+        (whole,) = found(weighted(kernels=(kernel,), blob_axis="", raw_bytes=raw_bytes), resident=False)
+        read_to = staged(whole)
+        assert (read_to.raw_bytes, read_to.staged_bytes) == (0, raw_bytes)
+        assert scratch_bytes - 64 <= read_to.scratch_bytes <= scratch_bytes
+        assert replace(read_to, raw_bytes=raw_bytes, staged_bytes=0, scratch_bytes=whole.scratch_bytes) == whole
+        assert staged(read_to) == read_to
+
+
+@pytest.mark.parametrize("fields", [{"raw_bytes": 2_000_000}, {"raw_bytes": 60_000}, {"mode": "gather"}, {"raw": True}])
+def test_other_weights_are_mapped(fields: dict[str, Any]) -> None:
+    kernel = replace(cost(), reads_raw=fields.pop("raw", False))
+    (whole,) = found(weighted(kernels=(kernel,), **{"blob_axis": "", "raw_bytes": 200_000, **fields}), resident=False)
+    assert staged(whole) == whole
+    resident = found(weighted(kernels=(kernel,), **{"blob_axis": "", "raw_bytes": 200_000, **fields}), resident=True)
+    assert [staged(one) for one in resident] == resident
+
+
+def test_weights_are_not_read_to_scratch_that_would_make_the_arena_larger() -> None:
+    kernel = cost(kept_bytes=500, load_peak_bytes=700, run_peak_bytes=1000)
+    (whole,) = found(weighted(kernels=(kernel,), blob_axis="", raw_bytes=200_000), resident=False)
+    for hole_bytes, above_bytes, arena_bytes, fits in (
+        (0, 100_000, 300_512, True),
+        (0, 100_000, 300_000, False),
+        (200_512, 300_000, 300_000, True),
+        (200_000, 300_000, 300_000, False),
+    ):
+        (best,) = Row((whole,), hole_bytes, above_bytes).staged(arena_bytes).choices
+        assert best == (staged(whole) if fits else whole)

@@ -115,7 +115,7 @@ def leaves(command: click.Command, path: str) -> list[tuple[str, click.Command]]
     """The commands that do something, with the words that call them."""
     if not isinstance(command, click.Group):
         return [(path, command)]
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)  # click notes what asks for help the first time
     found = []
     for name in command.list_commands(context):
         below = command.get_command(context, name)

@@ -49,3 +49,15 @@ def test_by_slabs_it_is_the_slab_that_grows() -> None:
 
 def test_nothing_missing_changes_nothing() -> None:
     assert refined(network(), decided(32, 0), {}) == network()
+
+
+def test_scratch_that_weights_were_read_to_is_not_workspace() -> None:
+    plain = decided(32, 0)
+    (first, *others) = plain.chosen
+    assert first is not None
+    wider = replace(first, scratch_bytes=first.scratch_bytes + 4000, staged_bytes=5000)
+    found = refined(network(), replace(plain, chosen=(wider, *others)), {0: 600})
+    before, after = network().layers[0].kernels[0], found.layers[0].kernels[0]
+    needed = wider.scratch_bytes + 600
+    assert needed - 64 <= run_peak(after, 32, 0) < needed + 1
+    assert run_peak(before, 32, 0) < first.scratch_bytes

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf, nan
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,10 @@ GOOD = good_plan()
 NET = replace(GOOD, vehicle="net", steps=(), placements=(), arena_bytes=0)
 
 
+def test_weights_may_be_read_to_the_scratch() -> None:
+    validate_plan(in_scratch())
+
+
 def test_a_good_plan_passes() -> None:
     validate_plan(GOOD)
     validate_plan(GOOD, BIN_BYTES)
@@ -41,6 +46,22 @@ def test_a_good_plan_passes() -> None:
 
 def odd_layout(**fields: int) -> Plan:
     return with_place(GOOD, "end", layout=replace(PLANE, **fields))
+
+
+LOADED = part(0, 16, piece(count=16384), piece(65536, count=16))
+
+
+def in_scratch(**fields: Any) -> Plan:
+    """A plan with a step whose weights are read to its scratch, behind all blobs."""
+    plain = {
+        "reads_to_scratch": True,
+        "resident": False,
+        "reads_raw": False,
+        "parts": (LOADED,),
+        "scratch_bytes": 65600,
+    }
+    at = {"scratch_offset_bytes": GOOD.arena_bytes}
+    return with_step(replace(GOOD, arena_bytes=GOOD.arena_bytes + 65600), "conv", **{**plain, **at, **fields})
 
 
 BROKEN: dict[str, tuple[Plan, str]] = {
@@ -114,6 +135,25 @@ BROKEN: dict[str, tuple[Plan, str]] = {
     "reads": (with_step(GOOD, "right", parts=(part(0, 1, reads=(4, 2)),)), "reads channels that there are"),
     "slabs of a list": (with_step(GOOD, "end", slabs=(slab(0, 4, 0, 4),)), "computes slabs of one blob"),
     "parameter": (with_step(GOOD, "end", parts=(replace(part(), params=((99, 1),)),)), "ids of ncnn's"),
+    # weights in the scratch
+    "read to scratch of a resident layer": (in_scratch(resident=True), "one layer at a time"),
+    "read to scratch of a chain": (
+        with_step(GOOD, "chain", reads_to_scratch=True, resident=False),
+        "one layer at a time",
+    ),
+    "weights in use in scratch": (in_scratch(reads_raw=True), "no kernel that reads weights in its scratch"),
+    "scratch in use when weights come": (
+        in_scratch(parts=(replace(LOADED, ahead=2),)),
+        "loads no sooner than it computes",
+    ),
+    "transformed weights in scratch": (
+        in_scratch(parts=(replace(LOADED, transformed_count=1),)),
+        "loads no sooner than it computes",
+    ),
+    "too little scratch for weights": (
+        in_scratch(scratch_bytes=65536),
+        "has scratch for 65600 bytes of weights, not 65536",
+    ),
     # slabs and stages
     "slab gap": (with_step(GOOD, "left", slabs=(slab(0, 2, 0, 4), slab(3, 4, 0, 4))), "rows without gap or overlap"),
     "empty slab": (with_step(GOOD, "left", slabs=(slab(0, 0, 0, 4), slab(0, 4, 0, 4))), "no empty slab"),

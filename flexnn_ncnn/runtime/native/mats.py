@@ -182,10 +182,12 @@ def array_view(mat: Mat) -> npt.NDArray[Any]:
         4: ((mat.c, mat.d, h, w), (channel_bytes, h * row_bytes, row_bytes)),
     }[mat.dims]
     all_bytes = mat.c * channel_bytes if mat.dims >= 3 else h * row_bytes
-    return np.ndarray((*shape, pack), _LANES[lane_bytes], _bytes_of(mat, all_bytes), 0, (*strides, elemsize, lane_bytes))
+    strides = (*strides, elemsize, lane_bytes)
+    view: npt.NDArray[Any] = np.ndarray((*shape, pack), _LANES[lane_bytes], _bytes_of(mat, all_bytes), 0, strides)
+    return view
 
 
-_LANES = {4: np.dtype(np.float32), 2: np.dtype(np.float16), 1: np.dtype(np.int8)}
+_LANES: dict[int, np.dtype[Any]] = {4: np.dtype(np.float32), 2: np.dtype(np.float16), 1: np.dtype(np.int8)}
 
 
 def _bytes_of(mat: Mat, size_bytes: int) -> Mat:

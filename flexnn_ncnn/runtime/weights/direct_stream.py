@@ -53,6 +53,8 @@ class DirectStream:
         PlanError: a load does not fit into the memory.
     """
 
+    lends = True
+
     def __init__(self, source: WeightSource, loads: Sequence[Load], size_bytes: int) -> None:
         self._source, self._loads = source, loads
         if (largest_bytes := largest_load_bytes(loads)) > size_bytes:

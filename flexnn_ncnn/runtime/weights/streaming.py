@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.records.plan import Part, Plan
@@ -14,6 +15,7 @@ from flexnn_ncnn.runtime.cpu import load_elsewhere
 from flexnn_ncnn.runtime.memory import heap
 from flexnn_ncnn.runtime.trace import Trace
 from flexnn_ncnn.runtime.weights.loader import Load, Loader, Place, SerialLoader, ThreadedLoader
+from flexnn_ncnn.runtime.weights.staged_load import StagedLoad
 from flexnn_ncnn.runtime.weights.streams import Stream, goes_past_cache, open_stream
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource, owned
 from flexnn_ncnn.runtime.weights.window import Window
@@ -91,6 +93,7 @@ class Streaming:
         self._room_bytes, self._before = room_bytes, before
         self._may_stand = Window.is_possible() and not goes_past_cache(plan.page_cache, plan.streamed_bytes, room_bytes)
         self._windows: dict[int, Window] = {}
+        self._staged: dict[int, StagedLoad] = {}
         self._standing: list[_StandingParts] = []
         self._loads: list[Load[LoadedParts]] = []
         self._sizes: list[int] = []
@@ -105,6 +108,7 @@ class Streaming:
         makers: Sequence[Callable[[Arrays], native.LoadedLayer]],
         keeps_raw: bool,
         as_stored: bool,
+        scratch: npt.NDArray[np.uint8] | None = None,
     ) -> int:
         """Note layers that are loaded together.
 
@@ -113,6 +117,7 @@ class Streaming:
             makers: make each layer from its arrays.
             keeps_raw: whether any of them reads the arrays once it is loaded.
             as_stored: whether all of them do, and need no other memory for weights.
+            scratch: memory to read the one part to that is loaded; None to map it.
 
         Returns:
             The load's number.
@@ -124,7 +129,10 @@ class Streaming:
         else:
             self._loads.append(Load(pieces, lambda _: standing, True, parts[0].ahead))
         self._sizes.append(sum(piece.stored_bytes for layer in pieces for piece in layer))
-        return len(self._loads) - 1
+        number = len(self._loads) - 1
+        if scratch is not None and not self._threaded:
+            self._staged[number] = StagedLoad(self._source, parts[0].pieces, scratch)
+        return number
 
     def _stand(
         self, parts: Sequence[Part], makers: Sequence[Callable[[Arrays], native.LoadedLayer]]
@@ -146,13 +154,19 @@ class Streaming:
         pieces = [load.pieces for load in self._loads]
         plan = self._plan
         self._stream = open_stream(
-            self._source, pieces, plan.page_cache, plan.read_ahead_bytes, self._room_bytes, self._windows
+            self._source, pieces, plan.page_cache, plan.read_ahead_bytes, self._room_bytes, self._windows, self._staged
         )
         if self._threaded and len(self._windows) < len(self._loads):
             heap.let_threads_have_heaps()
             self._loader = ThreadedLoader(self._loads, self._stream, self._begin_thread)
         else:
             self._loader = SerialLoader(self._loads, self._stream)
+
+    @property
+    def lends_arrays(self) -> bool:
+        """Whether small arrays, too, lie in memory that is used again once they are loaded."""
+        assert self._stream is not None
+        return self._stream.lends
 
     def make_room(self) -> None:
         """Before a load: where nothing else is loaded, have the room for it whole."""
@@ -253,7 +267,7 @@ class _Build:
 
     def __call__(self, arrays: list[Arrays]) -> LoadedParts:
         self._streaming.make_room()
-        if not self._keeps_raw:
+        if self._streaming.lends_arrays and not self._keeps_raw:
             arrays = [[_kept(array) for array in layer] for layer in arrays]
         return LoadedParts([make(layer) for make, layer in zip(self._makers, arrays, strict=True)])
 

@@ -12,6 +12,7 @@ from flexnn_ncnn.records.layout import OVERREAD_BYTES
 from flexnn_ncnn.records.plan import WeightPiece
 from flexnn_ncnn.runtime.weights.direct_stream import DirectStream, largest_load_bytes
 from flexnn_ncnn.runtime.weights.page_cache import Range, ReadAhead
+from flexnn_ncnn.runtime.weights.staged_load import StagedLoad
 from flexnn_ncnn.runtime.weights.weight_source import WeightSource
 from flexnn_ncnn.runtime.weights.window import Window
 from param_tools.errors import ModelFormatError
@@ -27,9 +28,11 @@ class Stream(Protocol):
 
     Attributes:
         note: why it does not do what was asked for, or "".
+        lends: whether small arrays, too, lie in memory that is used again once they are released.
     """
 
     note: str
+    lends: bool
 
     def read_ahead(self) -> None:
         """Begin to read what comes next, as far as there is room."""
@@ -76,6 +79,7 @@ def open_stream(
     read_ahead_bytes: int,
     room_bytes: int | None = None,
     windows: Mapping[int, Window] | None = None,
+    staged: Mapping[int, StagedLoad] | None = None,
 ) -> Stream:
     """A stream as a plan asks for it.
 
@@ -87,13 +91,17 @@ def open_stream(
             0 for what the largest load takes.
         room_bytes: of "mmap" how much page cache there may be; None for no limit.
         windows: loads that are mapped already and get their pages alone; none where weights go past the page cache.
+        staged: loads that are read to memory of the plan, if they do not.
     """
     if page_cache == "direct":
         return DirectStream(source, loads, read_ahead_bytes or largest_load_bytes(loads))
     total_bytes = sum(piece.stored_bytes for load in loads for layer in load for piece in layer)
     if goes_past_cache(page_cache, total_bytes, room_bytes):
-        return DirectStream(source, loads, largest_load_bytes(loads))
-    return MappedStream(source, loads, read_ahead_bytes, windows)
+        size_bytes, staged = largest_load_bytes(loads), staged or {}
+        # the plan has memory for what would be mapped
+        if not staged or size_bytes <= largest_load_bytes([one for n, one in enumerate(loads) if n not in staged]):
+            return DirectStream(source, loads, size_bytes)
+    return MappedStream(source, loads, read_ahead_bytes, windows, staged)
 
 
 class MappedStream:
@@ -104,7 +112,10 @@ class MappedStream:
         loads: in the order they are needed in.
         read_ahead_bytes: how much is read beyond the load in use.
         windows: loads that are mapped already and get their pages alone.
+        staged: loads of one part that are read.
     """
+
+    lends = False
 
     def __init__(
         self,
@@ -112,12 +123,14 @@ class MappedStream:
         loads: Sequence[Load],
         read_ahead_bytes: int,
         windows: Mapping[int, Window] | None = None,
+        staged: Mapping[int, StagedLoad] | None = None,
     ) -> None:
         self.note = ""
         self._source, self._loads, self._windows = source, loads, dict(windows or {})
+        self._staged = dict(staged or {})
         self._mapped: dict[int, list[list[npt.NDArray[Any] | None]]] = {}
         for number in range(len(loads)) if Window.is_possible() else ():
-            if number not in self._windows:
+            if number not in self._windows and number not in self._staged:
                 self._stand(number)
         self._ends = [source.ends_of(chain.from_iterable(load)) for load in loads]
         ranges = [[_range(source, piece) for layer in load for piece in layer] for load in loads]
@@ -138,6 +151,8 @@ class MappedStream:
             ModelFormatError: the file is shorter than it was, or cannot be read.
         """
         self._ahead.need(load)
+        if load in self._staged:
+            return [self._staged[load].fetch()]
         if load in self._windows:
             for file, end_bytes in self._ends[load].items():
                 file.check_again(end_bytes)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.records.layout import OVERREAD_BYTES, align_up
 from flexnn_ncnn.records.plan import TRANSFORMED_OFFSET_BYTES, WeightPiece
-from flexnn_ncnn.records.staging import TABLE_BYTES
+from flexnn_ncnn.records.staging import SMALL_BYTES, TABLE_BYTES
 from flexnn_ncnn.runtime.memory import process_memory
 from flexnn_ncnn.runtime.memory.pages import anonymous_pages, mapped_pages
 from flexnn_ncnn.runtime.weights.page_cache import Range, drop
@@ -29,7 +29,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 # Below this a read is cheaper than a mapping of its own; a mapping copies nothing and leaves no dirty page.
 _MAP_FROM_BYTES = 256 * 1024
-_SMALL_BYTES = 64 * 1024  # biases and scales, which every kernel reads in place
 _READ_THROUGH_BYTES = 4 * 1024 * 1024
 _LARGE_PAGE_BYTES, _SAMPLED_EVERY_BYTES = 2 * 1024 * 1024, 32 * 1024 * 1024
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
@@ -60,6 +59,15 @@ def owned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     copy = np.empty(array.nbytes + OVERREAD_BYTES, np.uint8)[: array.nbytes].view(array.dtype)
     copy[:] = array
     return copy
+
+
+def _rest(buffers: list[npt.NDArray[np.uint8]], done_bytes: int) -> list[npt.NDArray[np.uint8]]:
+    """What is left to be filled of buffers."""
+    left = []
+    for buffer in buffers:
+        left.append(buffer[min(done_bytes, buffer.nbytes) :])
+        done_bytes = max(0, done_bytes - buffer.nbytes)
+    return left
 
 
 class WeightSource:
@@ -93,7 +101,7 @@ class WeightSource:
         Raises:
             ModelFormatError: the file is shorter than it was, or cannot be read.
         """
-        return [decoded(piece, self._stored) for piece in pieces]
+        return [decoded(piece, self.stored) for piece in pieces]
 
     def mapped(self, pieces: Sequence[WeightPiece]) -> list[npt.NDArray[Any] | None]:
         """Of each piece its array over a mapping that stays and has no page in memory; None of what is to be read:
@@ -109,14 +117,14 @@ class WeightSource:
         """
         mapped = self.mapped(pieces)
         there = [one for one in mapped if one is not None]
-        large = sum(piece.stored_bytes >= _SMALL_BYTES for piece in pieces)
+        large = sum(piece.stored_bytes >= SMALL_BYTES for piece in pieces)
         return (self.completed(pieces, mapped), there) if 0 < large == len(there) else None
 
     def completed(
         self, pieces: Sequence[WeightPiece], mapped: Sequence[npt.NDArray[Any] | None]
     ) -> list[npt.NDArray[Any]]:
         """What `mapped` gave for the pieces, and the others read; errors as of `load`."""
-        return [decoded(piece, self._stored) if one is None else one for piece, one in zip(pieces, mapped, strict=True)]
+        return [decoded(piece, self.stored) if one is None else one for piece, one in zip(pieces, mapped, strict=True)]
 
     def _standing(self, piece: WeightPiece) -> npt.NDArray[Any] | None:
         self.check(piece)
@@ -127,7 +135,7 @@ class WeightSource:
 
     def _can_stand(self, piece: WeightPiece) -> bool:
         file, at_bytes = self.file_of(piece.offset_bytes)
-        return piece.encoding in ("fp32", "int8") and file._is_mapped(at_bytes, piece.stored_bytes, _SMALL_BYTES)
+        return piece.encoding in ("fp32", "int8") and file._is_mapped(at_bytes, piece.stored_bytes, SMALL_BYTES)
 
     def rows(self, piece: WeightPiece, row_count: int, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Some rows of a matrix, flat, reading nothing else.
@@ -223,35 +231,54 @@ class WeightSource:
                 hint="build or copy the model again",
             )
 
-    def _stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+    def stored(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
+        """Bytes as they lie in the file: mapped, or read to memory of their own.
+
+        Raises:
+            ModelFormatError: the file is shorter than it was, or cannot be read.
+        """
         file, at_bytes = self.file_of(offset_bytes)
         if file is not self:
-            return file._stored(at_bytes, size_bytes)
+            return file.stored(at_bytes, size_bytes)
         self._check(offset_bytes, size_bytes)
         try:
             if self._is_mapped(offset_bytes, size_bytes, _MAP_FROM_BYTES):
                 return self._mapped(offset_bytes, size_bytes)
-            return self._read(offset_bytes, size_bytes)
         except OSError as error:
-            raise ModelFormatError(
-                f"cannot be read: {error.strerror}", path=self.path, offset_bytes=offset_bytes
-            ) from error
+            raise self._unreadable(error, offset_bytes) from error
+        return self._read(offset_bytes, size_bytes)
+
+    def read_to(self, buffers: list[npt.NDArray[np.uint8]], offset_bytes: int, size_bytes: int) -> None:
+        """Fill buffers of together `size_bytes` with what this file has from an offset on.
+
+        Raises:
+            ModelFormatError: it ends before, or cannot be read.
+        """
+        done, unread = 0, cast("list[Any]", buffers)
+        while done < size_bytes:
+            try:
+                count = os.preadv(self._file.fileno(), unread, offset_bytes + done)
+            except OSError as error:
+                raise self._unreadable(error, offset_bytes) from error
+            if count == 0:
+                raise self._shortened(offset_bytes + done)
+            done += count
+            if done < size_bytes:
+                unread = _rest(unread, count)
 
     def _read(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         if self._maps or size_bytes < _MAP_FROM_BYTES:
             buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
         else:
             buffer = anonymous_pages(size_bytes + OVERREAD_BYTES)
-        done = 0
-        while done < size_bytes:
-            count = os.preadv(self._file.fileno(), [buffer[done:size_bytes]], offset_bytes + done)
-            if count == 0:
-                raise self._shortened(offset_bytes + done)
-            done += count
+        read: npt.NDArray[np.uint8] = buffer[:size_bytes]
+        self.read_to([read], offset_bytes, size_bytes)
         if not self._maps:
             drop(Range(self._file.fileno(), offset_bytes, offset_bytes + size_bytes))
-        read: npt.NDArray[np.uint8] = buffer[:size_bytes]
         return read
+
+    def _unreadable(self, error: OSError, offset_bytes: int) -> ModelFormatError:
+        return ModelFormatError(f"cannot be read: {error.strerror}", path=self.path, offset_bytes=offset_bytes)
 
     def _shortened(self, offset_bytes: int) -> ModelFormatError:
         return ModelFormatError("became shorter while it was read", path=self.path, offset_bytes=offset_bytes)
