@@ -52,7 +52,7 @@ def without_memory_plan(plan: Plan) -> Plan:
     """The plan with memory taken as it is needed, as malloc gives it, and no budget kept.
 
     Blobs lie where a heap has the first hole for them when they come; no room is made for workspace, which layers then
-    take from the C library, nor for loads.
+    take from the C library, nor for loads, whose weights are mapped.
     """
     whole = [place for place in plan.placements if not place.within]
     offsets = dict(zip((place.blob for place in whole), first_fit(whole), strict=True))
@@ -64,7 +64,9 @@ def without_memory_plan(plan: Plan) -> Plan:
     peak_bytes = plan.predicted_peak_bytes - plan.arena_bytes + arena_bytes
     return replace(
         plan,
-        steps=tuple(replace(step, scratch_offset_bytes=0, scratch_bytes=0) for step in plan.steps),
+        steps=tuple(
+            replace(step, scratch_offset_bytes=0, scratch_bytes=0, reads_to_scratch=False) for step in plan.steps
+        ),
         placements=placements,
         arena_bytes=arena_bytes,
         heap_bytes=0,
