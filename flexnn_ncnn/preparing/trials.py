@@ -98,6 +98,8 @@ class Trials:
         self._model, self._work, self._inputs, self._progress = model, work, inputs, progress
         self._transformed = TransformedFile(folder)
         self.base_bytes = 0
+        # what code takes is seen in a plan that keeps it, and only then is it planned where to let go of it
+        self._knows_code = work.code_bytes > 0
 
     @property
     def code_bytes(self) -> int:
@@ -128,12 +130,18 @@ class Trials:
             self._report(trial)
             needs_least = best is None and trial >= _TRIALS - _LEAST_TRIALS
             try:
-                decided = self._smallest(base_bytes) if needs_least else schedule(self._work, budget_bytes, base_bytes)
+                if needs_least:
+                    decided = self._smallest(self._work, base_bytes)
+                else:
+                    decided = schedule(self._work, budget_bytes, base_bytes)
             except BudgetError:
                 if best is not None:
                     break
                 needs_least = True
-                decided = self._smallest(base_bytes)
+                decided = self._smallest(self._work, base_bytes)
+            if decided.gives_back and not self._knows_code:
+                needs_least, decided = False, self._smallest(without_releases(self._work), base_bytes)
+            self._knows_code = self._knows_code or not decided.gives_back
             plan = self._transformed.supply(assemble_plan(self._model, decided), self._model.bin_path)
             tried = self._try(plan)
             peak_bytes = tried.peak_bytes
@@ -198,10 +206,10 @@ class Trials:
         fits = tried.peak_bytes + _NOISE_BYTES <= budget_bytes
         return replace(plan, predicted_peak_bytes=tried.usual_bytes) if fits else None
 
-    def _smallest(self, base_bytes: int) -> Schedule:
+    def _smallest(self, work: Workload, base_bytes: int) -> Schedule:
         """The schedule of the smallest budget: trying it shows whether less would do."""
-        least_bytes, _ = smallest_budget(self._work, base_bytes)
-        return schedule(self._work, max(1, least_bytes), base_bytes)
+        least_bytes, _ = smallest_budget(work, base_bytes)
+        return schedule(work, max(1, least_bytes), base_bytes)
 
     def _refine(self, decided: Schedule, missing_bytes: Mapping[int, int]) -> None:
         work = self._work
