@@ -72,6 +72,7 @@ class ReadAhead:
         self._window_bytes = min(window_bytes, self._before[-1])
         self._looked_at = 0  # spans, counted on from one cycle to the next
         self._cycle, self._load = -1, len(loads)
+        self._all_cached = False  # so far in this cycle
         self._longest_bytes = max(_SPAN_BYTES, min(_LONGEST_READ_BYTES, self._window_bytes // 2))
         self._byte = [bytearray(1)]
         if self._window_bytes:
@@ -92,13 +93,16 @@ class ReadAhead:
             self._start()
         begins_anew, self._load = load <= self._load, load
         self._cycle += begins_anew
+        self._all_cached |= begins_anew
         first, after = self._firsts[load : load + 2]
         begin = self._cycle * len(self._spans)
         # what was cached at the end of an inference may be gone by the next
         looks_again = begins_anew and not self._unread
         self._looked_at = begin + first if looks_again else max(self._looked_at, begin + first)
         end_bytes = self._cycle * self._before[-1] + self._before[after]
-        self._look_up_to(end_bytes + self._window_bytes, begin + len(self._spans) + first)
+        # where all is cached the next cycle's begin is, too, or is looked at again when it comes
+        beyond = 0 if self._all_cached else first
+        self._look_up_to(end_bytes + self._window_bytes, begin + len(self._spans) + beyond)
         if self._unread:
             with self._changed:
                 self._urgent = True
@@ -128,6 +132,7 @@ class ReadAhead:
                 return
             found = self._spans[span]
             if not self._is_cached(found):
+                self._all_cached = False
                 self._read(self._looked_at, found)
             self._looked_at += 1
 
