@@ -139,7 +139,8 @@ class Trials:
                     break
                 needs_least = True
                 decided = self._smallest(self._work, base_bytes)
-            if decided.gives_back and not self._knows_code:
+            teaches = decided.gives_back and not self._knows_code
+            if teaches:
                 needs_least, decided = False, self._smallest(without_releases(self._work), base_bytes)
             self._knows_code = self._knows_code or not decided.gives_back
             plan = self._transformed.supply(assemble_plan(self._model, decided), self._model.bin_path)
@@ -154,7 +155,7 @@ class Trials:
                 better = best is None or plan.predicted_seconds < best.predicted_seconds
                 if better:
                     best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=tried.usual_bytes)
-                if not better or not _has_room(decided, budget_bytes - peak_bytes):
+                if not teaches and not (better and _has_room(decided, budget_bytes - peak_bytes)):
                     break
             elif needs_least and not tried.missing_bytes:  # and no other plan needs less
                 smallest_bytes = peak_bytes + _NOISE_BYTES + _TRIALS_DIFFER_BYTES
