@@ -32,8 +32,8 @@ ahead.load(10)
 print(json.dumps({"loaded": len(list(ahead.layers.keys())), "peak_bytes": meter.peak_bytes()}))
 """
 
-# code pages that loading touches, and what the kernel counts late, here and while profiling
-CODE_BYTES = 1_500_000
+# code pages that loading touches, and what the kernel counts late
+CODE_BYTES = 800_000
 
 
 @pytest.mark.skipif(not peak_is_exact(), reason="needs a kernel that resets VmHWM")
@@ -54,4 +54,7 @@ def test_loading_takes_what_the_plan_says(tmp_path: Path) -> None:
             taken = json.loads(done.stdout)
             print(kernel, taken, step.parts[0].load_peak_bytes)
             assert taken["loaded"] == 1
-            assert abs(taken["peak_bytes"] - step.parts[0].load_peak_bytes) <= CODE_BYTES
+            planned_bytes = step.parts[0].load_peak_bytes
+            assert taken["peak_bytes"] <= planned_bytes + CODE_BYTES
+            # it was measured here, in a heap that others used before, which may grow by more
+            assert planned_bytes <= 1.5 * taken["peak_bytes"]
