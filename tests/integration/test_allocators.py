@@ -29,7 +29,8 @@ def convolution(run_option: native.Option | None) -> native.LoadedLayer:
 
 
 def plane() -> native.Mat:
-    return native.copy_of(native.mat_from_array(RNG.standard_normal((16, 20, 20)).astype(np.float32)))
+    values = RNG.standard_normal((16, 20, 20)).astype(np.float32)
+    return native.copy_of(native.mat_from_array(values))
 
 
 def computed(layer: native.LoadedLayer, bottom: native.Mat, allocator: native.ScratchAllocator | None) -> np.ndarray:

@@ -125,6 +125,12 @@ def test_a_loaded_layer_keeps_its_arrays_alive() -> None:
     assert len(others) == 20
 
 
+def test_parameters_that_are_arrays_are_copied_while_they_live() -> None:
+    for count in range(250, 2000, 50):  # larger than the memory numpy keeps for its next array
+        params = native.make_params([(0, range(count))])
+        assert np.array(params.get(0, ncnn.Mat())).view(np.int32).tolist() == list(range(count))
+
+
 def test_a_stock_net_crashes_on_borrowed_memory_and_ours_does_not(tmp_path: Path) -> None:
     path = tmp_path / "relu.param"
     write_random(model_of(["Input in 0 1 in", "ReLU relu 1 1 in out"]), path)

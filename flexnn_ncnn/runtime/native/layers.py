@@ -61,8 +61,9 @@ def make_params(params: Iterable[tuple[int, ParamScalar]]) -> ParamDict:
         if isinstance(value, (int, float)):
             result.set(param_id, value)
         else:
+            bits = _array_bits(value)  # bound: a Mat does not keep its array
             # clone: ParamDict would keep a borrowed pointer
-            result.set(param_id, ncnn.Mat(_array_bits(value)).clone())
+            result.set(param_id, ncnn.Mat(bits).clone())
     return result
 
 
@@ -270,8 +271,8 @@ def _probe_lanes() -> tuple[int, ...]:
         [np.zeros(256, np.float32)],
         make_option(RunOptions()),
     )
-    top = ncnn.Mat()
-    layer.forward(mat_from_array(np.zeros((16, 1, 1), np.float32)), top)
+    top, values = ncnn.Mat(), np.zeros((16, 1, 1), np.float32)
+    layer.forward(mat_from_array(values), top)
     widest = int(top.elempack)
     layer.close()
     return tuple(pack for pack in (16, 8, 4) if pack <= widest)
