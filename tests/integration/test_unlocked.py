@@ -24,8 +24,10 @@ from flexnn_ncnn.records.plan import Plan
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 from flexnn_ncnn.runtime.native import proof
 from flexnn_ncnn.runtime.weights.loader import SerialLoader
+from tests.integration.cli import ROOT
 from tests.integration.pipeline import Prepared, feed, prepared
 
 unlocks = pytest.mark.skipif(not native.capabilities().unlocks_calls, reason="calls cannot be unlocked here")
@@ -163,6 +165,34 @@ def test_a_process_that_crashes_or_differs_proves_that_it_does_not_work(
     assert [note.read_bytes() for note in noted.glob("*")] == ([noted_as] if noted_as else [])
 
 
+def test_a_process_that_hangs_is_ended_and_proves_the_same(
+    noted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "_PATIENCE_SECONDS", 0.1)
+    stand_in(tmp_path, monkeypatch, f"echo $$ > '{tmp_path}/id'; exec sleep 60")
+    assert not proof.is_proven()
+    assert [note.read_bytes() for note in noted.glob("*")] == [b"no\n"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "id").read_text()), 0)
+
+
+@unlocks
+@pytest.mark.skipif(not peak_is_exact(), reason="needs a kernel that resets VmHWM")
+def test_asking_takes_no_memory_of_a_budget(noted: Path) -> None:
+    code = """
+import flexnn_ncnn.runtime.worker
+from flexnn_ncnn.runtime.memory.process_memory import GrowthMeter
+from flexnn_ncnn.runtime.native.proof import is_proven
+meter = GrowthMeter()
+proven = is_proven()
+print(proven, meter.peak_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    proven, peak_bytes = done.stdout.split()
+    assert proven == "True"
+    assert int(peak_bytes) < 150_000, "an import of subprocess takes 300 kB"
+
+
 def test_nobody_asks_where_it_is_not_wanted(noted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(proof.UNLOCKED_VARIABLE, "0")
     assert not proof.is_proven()
@@ -228,6 +258,7 @@ def test_threads_without_a_heap_of_their_own_leave_loading_to_the_caller(
 HEAPS = """
 import threading
 from flexnn_ncnn.runtime.memory import heap
+from flexnn_ncnn.runtime.memory.process_memory import peak_is_exact
 heap.keep_freed_memory()
 heap.let_threads_have_heaps()
 found, both = [heap.own_heap()], threading.Barrier(2)

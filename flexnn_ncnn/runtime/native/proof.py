@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ UNLOCKED_VARIABLE = "FLEXNN_UNLOCKED_CALLS"
 """0 does without."""
 
 _WORKS, _DIFFERS = 0, 3
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS, _POLL_SECONDS = 60, 0.01
 _CHANNELS, _EXTENT = 16, 12
 _SHAPE = (_CHANNELS, _EXTENT, _EXTENT)
 _SCRATCH_BYTES = 1024 * 1024
@@ -46,7 +48,7 @@ def is_proven() -> bool:
     The first time takes as long as starting Python; what was found is noted in the cache folder, for the file of the
     bindings as it is now and for this Python.
     """
-    if os.environ.get(UNLOCKED_VARIABLE) == "0" or platform.python_implementation() != "CPython":
+    if os.environ.get(UNLOCKED_VARIABLE) == "0" or not _can_try():
         return False
     try:
         note = cache_dir() / "unlocked" / _key()
@@ -54,6 +56,10 @@ def is_proven() -> bool:
         return _tried(note) if noted is None else noted
     except (FlexnnError, OSError):  # nowhere to note it, or no process to be had
         return False
+
+
+def _can_try() -> bool:
+    return platform.python_implementation() == "CPython" and hasattr(os, "posix_spawn")
 
 
 def _key() -> str:
@@ -72,26 +78,39 @@ def _noted(note: Path) -> bool | None:
 
 
 def _tried(note: Path) -> bool:
-    import subprocess  # most processes find a note
-
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import main; raise SystemExit(main())"],
-            env=dict(os.environ, PYTHONPATH=python_path()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        ended = _DIFFERS
+    ended = _exit_code([sys.executable, "-c", f"from {__name__} import main; raise SystemExit(main())"])
     if ended not in (_WORKS, _DIFFERS) and ended >= 0:
         return False  # it did not come to trying
     note.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(note) as file:
         file.write(b"yes\n" if ended == _WORKS else b"no\n")
     return ended == _WORKS
+
+
+def _exit_code(command: list[str]) -> int:
+    """Of a process that sees and says nothing; that it differs where it takes too long.
+
+    Not by way of `subprocess`: importing that takes half a megabyte, of this process's budget.
+    """
+    nothing = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in range(3)]
+    environment = dict(os.environ, PYTHONPATH=python_path())
+    process_id = os.posix_spawn(command[0], command, environment, file_actions=nothing)
+    status: int | None = None
+    try:
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while status is None and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+            status = _status(process_id, os.WNOHANG)
+    finally:
+        if status is None:
+            os.kill(process_id, signal.SIGKILL)
+            _status(process_id)
+    return _DIFFERS if status is None else os.waitstatus_to_exitcode(status)
+
+
+def _status(process_id: int, how: int = 0) -> int | None:
+    ended, status = os.waitpid(process_id, how)
+    return status if ended else None
 
 
 def main() -> int:
