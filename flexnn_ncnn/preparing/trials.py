@@ -40,15 +40,16 @@ FIRST_BASE_BYTES = 2_500_000
 _NOISE_BYTES = 400_000
 # And what the largest of a trial's peaks differs by between trials: a refusal names a budget that keeps being enough.
 _TRIALS_DIFFER_BYTES = 300_000
-# What is left free when planning again, so that the next trial passes.
-_BASE_MARGIN_BYTES = _NOISE_BYTES + 50_000
+# What is left free when planning again, so that the next trial passes; and from how much more on that is worth it.
+_BASE_MARGIN_BYTES, _WORTH_A_TRIAL_BYTES = _NOISE_BYTES + 50_000, 150_000
 # What graphs and plans that a process has read before leave: a trial reads one plan, a session whose budget changes
 # reads many. By steps of the plan, what Python keeps: 600 of vit_b16_mha after 12 plans.
 _LEFT_BYTES_PER_STEP = 2_000
 # And of the weights that stay, what a heap that had other weights before is left with in holes: with 2,500 bytes a step
 # alone, and 70 MB that stayed, the third plan of resnet152 once held 90 kB too much.
 _LEFT_SHARE = 0.012
-_TRIALS = 6
+# Plans that keep the budget: what the first shows makes another that fills it better, and more of them hardly differ.
+_TRIALS, _MOST_THAT_KEEP_IT = 6, 2
 # Where no plan before them kept the budget, the last of these are of the one that needs least; what they show of
 # workspace may make it another.
 _LEAST_TRIALS = 3
@@ -125,7 +126,7 @@ class Trials:
             self._report(_TRIALS)
             return stock
         best: Plan | None = None
-        smallest_bytes = 0
+        smallest_bytes = keep_it = 0
         for trial in range(_TRIALS):
             self._report(trial)
             needs_least = best is None and trial >= _TRIALS - _LEAST_TRIALS
@@ -155,7 +156,9 @@ class Trials:
                 better = best is None or plan.predicted_seconds < best.predicted_seconds
                 if better:
                     best = replace(plan, budget_bytes=budget_bytes, predicted_peak_bytes=tried.usual_bytes)
-                if not teaches and not (better and _has_room(decided, budget_bytes - peak_bytes)):
+                keep_it += not teaches
+                is_worth_another = better and keep_it < _MOST_THAT_KEEP_IT
+                if not teaches and not (is_worth_another and _has_room(decided, budget_bytes - peak_bytes)):
                     break
             elif needs_least and not tried.missing_bytes:  # and no other plan needs less
                 smallest_bytes = peak_bytes + _NOISE_BYTES + _TRIALS_DIFFER_BYTES
@@ -252,4 +255,4 @@ class Trials:
 def _has_room(decided: Schedule, left_bytes: int) -> bool:
     """Whether the budget is worth planning for once more: something is streamed that could stay."""
     streams = any(choice is not None and not choice.resident for choice in decided.chosen)
-    return streams and left_bytes > max(2 * _BASE_MARGIN_BYTES, decided.budget_bytes // 50)
+    return streams and left_bytes > max(_BASE_MARGIN_BYTES + _WORTH_A_TRIAL_BYTES, decided.budget_bytes // 50)
