@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def test_a_plan_reads_weights_to_the_scratch_and_answers_as_one_that_maps_them()
         for answer in answers:
             np.testing.assert_array_equal(answer, expected)
         assert_close({"out": expected}, found.stock(), 1e-4)
+
+
+def test_closed_nothing_holds_the_arena() -> None:
+    """Whoever closed an executor may keep it, and has the memory back at once."""
+    with prepared(LAYERS, {"in": feed(3, 16, 16)}) as found:
+        executor = Executor(streamed(found), found.opened.bin_path)
+        executor.run(found.inputs)
+        arena = weakref.ref(executor._arena.base)
+        executor.close()
+        assert arena() is None
 
 
 def test_a_thread_that_loads_leaves_the_scratch_alone() -> None:

@@ -230,6 +230,7 @@ class Streaming:
         while self._standing:
             self._standing.pop().end()
         self._windows.clear()
+        self._staged.clear()
         self._loads, self._before = [], lambda: None  # what knows how to make layers, and the executor
         if self._stream is not None:
             self._stream.close()
