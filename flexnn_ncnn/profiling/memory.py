@@ -18,6 +18,7 @@ from flexnn_ncnn.profiling.heap_use import HEAP_NOISE_BYTES, used_bytes
 from flexnn_ncnn.profiling.outputs import Outputs
 from flexnn_ncnn.records.plan import Slab
 from flexnn_ncnn.records.profile import KernelCost
+from flexnn_ncnn.records.staging import SMALL_BYTES
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.memory import heap, process_memory
 from param_tools.graph import Layer
@@ -226,7 +227,7 @@ class _Trial:
 
         There is not where all of an input or of the outputs is 0: weights do not show in that.
         """
-        large = [array for array in arrays if array.nbytes >= native.RAW_KEPT_BELOW_BYTES]
+        large = [array for array in arrays if array.nbytes >= SMALL_BYTES]
         for array in large:
             array.view(np.uint8).fill(_NAN_BYTE)
         shows = large and any(blob.bytes().any() for blob in self._blobs)

@@ -22,8 +22,8 @@ __all__ = [
     "staged_bytes",
 ]
 
-# biases and scales, which every kernel reads in place, long after they are loaded: they get memory of their own
 SMALL_BYTES = 64 * 1024
+"""Less are biases and scales: every kernel reads them in place, long after they are loaded, in memory of their own."""
 _ALIGNMENT_BYTES = 64
 TABLE_BYTES = 256 * 4  # the values that the indices of a "table" piece stand for
 

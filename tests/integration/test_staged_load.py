@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flexnn_ncnn.records.plan import Plan, WeightPiece
-from flexnn_ncnn.records.staging import positions_in_scratch
+from flexnn_ncnn.records.staging import SMALL_BYTES, positions_in_scratch
 from flexnn_ncnn.runtime.executor import Executor
 from flexnn_ncnn.runtime.weights.staged_load import StagedLoad
 from flexnn_ncnn.runtime.weights.streams import MappedStream, open_stream
@@ -49,7 +49,7 @@ def test_it_is_what_lies_there_and_only_small_arrays_have_memory_of_their_own(na
         found = staged.fetch()
         for array, expected, piece in zip(found, source.load(pieces), pieces, strict=True):
             np.testing.assert_array_equal(array, expected)
-            in_memory = piece.stored_bytes >= 65536 and piece.encoding != "table"  # that is widened to elsewhere
+            in_memory = piece.stored_bytes >= SMALL_BYTES and piece.encoding != "table"  # that is widened to elsewhere
             assert np.shares_memory(array, memory) == in_memory
 
 

@@ -39,7 +39,6 @@ from flexnn_ncnn.runtime.native.capabilities import capabilities
 from flexnn_ncnn.runtime.native.custom import CustomLayer
 from flexnn_ncnn.runtime.native.layers import (
     LANES,
-    RAW_KEPT_BELOW_BYTES,
     LoadedLayer,
     ParamDict,
     make_option,
@@ -76,7 +75,6 @@ from flexnn_ncnn.runtime.native.transformed import TransformedLayer, matrix_coun
 
 __all__ = [
     "LANES",
-    "RAW_KEPT_BELOW_BYTES",
     "SCRATCH_ALIGNMENT_BYTES",
     "CustomLayer",
     "Forget",

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from flexnn_ncnn.records.layout import BlobLayout
 from flexnn_ncnn.records.options import KERNELS, RunOptions
+from flexnn_ncnn.records.staging import SMALL_BYTES
 from flexnn_ncnn.runtime.native import unlocked
 from flexnn_ncnn.runtime.native.mats import Mat, NcnnError, Option, mat_from_array
 
 __all__ = [
     "LANES",
-    "RAW_KEPT_BELOW_BYTES",
     "LoadedLayer",
     "ParamDict",
     "make_option",
@@ -27,9 +27,6 @@ __all__ = [
 
 ParamDict = Any  # an ncnn.ParamDict
 ParamScalar = int | float | Sequence[int | float]
-
-# Biases and scales are read in place by every kernel; `LoadedLayer.release_raw` keeps arrays of their size.
-RAW_KEPT_BELOW_BYTES = 64 * 1024
 
 
 def ncnn_version() -> str:
@@ -209,7 +206,7 @@ class LoadedLayer:
 
     def release_raw(self) -> None:
         """Let go of large raw weights, for a kernel that is known not to read them after loading."""
-        self._keep_alive = [array for array in self._keep_alive if array.nbytes < RAW_KEPT_BELOW_BYTES]
+        self._keep_alive = [array for array in self._keep_alive if array.nbytes < SMALL_BYTES]
 
     def close(self) -> None:
         """Free the pipeline, the transformed weights and the hold on the raw ones; closing twice is fine."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexnn_ncnn.records.plan import Part, Plan
+from flexnn_ncnn.records.staging import SMALL_BYTES
 from flexnn_ncnn.runtime import native
 from flexnn_ncnn.runtime.cpu import load_elsewhere
 from flexnn_ncnn.runtime.memory import heap
@@ -275,4 +276,4 @@ class _Build:
 
 def _kept(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Small weights are read in place by every kernel, long after what they were read to is used again."""
-    return owned(array) if array.nbytes < native.RAW_KEPT_BELOW_BYTES else array
+    return owned(array) if array.nbytes < SMALL_BYTES else array
