@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flexnn_ncnn.records.layout import OVERREAD_BYTES
 from flexnn_ncnn.records.plan import WeightPiece
 from flexnn_ncnn.records.staging import positions_in_scratch
-from flexnn_ncnn.runtime.weights.weight_source import WeightSource, decoded
+from flexnn_ncnn.runtime.weights.weight_source import WeightSource, decoded, own_memory
 
 __all__ = ["StagedLoad"]
 
@@ -73,7 +72,7 @@ class StagedLoad:
         """
         read: list[Bytes] = []
         for run in self._runs:
-            buffers = [_own_memory(to) if isinstance(to, int) else to for to in run.targets]
+            buffers = [own_memory(to) if isinstance(to, int) else to for to in run.targets]
             run.file.read_to(buffers, run.begin, run.end - run.begin)
             read += buffers
         return [self._decoded(piece, stored) for piece, stored in zip(self._pieces, read, strict=True)]
@@ -83,7 +82,3 @@ class StagedLoad:
             return stored if offset_bytes == piece.offset_bytes else self._source.stored(offset_bytes, size_bytes)
 
         return decoded(piece, found)
-
-
-def _own_memory(size_bytes: int) -> Bytes:
-    return np.empty(size_bytes + OVERREAD_BYTES, np.uint8)[:size_bytes]

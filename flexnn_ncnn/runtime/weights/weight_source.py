@@ -18,7 +18,7 @@ from flexnn_ncnn.runtime.memory.pages import anonymous_pages, mapped_pages
 from flexnn_ncnn.runtime.weights.page_cache import Range, drop
 from param_tools.errors import ModelFormatError
 
-__all__ = ["WeightSource", "decoded", "owned"]
+__all__ = ["WeightSource", "decoded", "own_memory", "owned"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype("<f4"),
@@ -54,9 +54,14 @@ def decoded(piece: WeightPiece, stored: Callable[[int, int], npt.NDArray[np.uint
     return values
 
 
+def own_memory(size_bytes: int) -> npt.NDArray[np.uint8]:
+    """Memory for an array, with room for what kernels read past its end."""
+    return np.empty(size_bytes + OVERREAD_BYTES, np.uint8)[:size_bytes]
+
+
 def owned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy in memory of its own, with room for what kernels read past its end."""
-    copy = np.empty(array.nbytes + OVERREAD_BYTES, np.uint8)[: array.nbytes].view(array.dtype)
+    """A copy in memory of its own."""
+    copy = own_memory(array.nbytes).view(array.dtype)
     copy[:] = array
     return copy
 
@@ -268,10 +273,9 @@ class WeightSource:
 
     def _read(self, offset_bytes: int, size_bytes: int) -> npt.NDArray[np.uint8]:
         if self._maps or size_bytes < _MAP_FROM_BYTES:
-            buffer: Any = np.empty(size_bytes + OVERREAD_BYTES, np.uint8)
+            read = own_memory(size_bytes)
         else:
-            buffer = anonymous_pages(size_bytes + OVERREAD_BYTES)
-        read: npt.NDArray[np.uint8] = buffer[:size_bytes]
+            read = anonymous_pages(size_bytes + OVERREAD_BYTES)[:size_bytes]
         self.read_to([read], offset_bytes, size_bytes)
         if not self._maps:
             drop(Range(self._file.fileno(), offset_bytes, offset_bytes + size_bytes))
