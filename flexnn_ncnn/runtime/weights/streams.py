@@ -97,9 +97,8 @@ def open_stream(
         return DirectStream(source, loads, read_ahead_bytes or largest_load_bytes(loads))
     total_bytes = sum(piece.stored_bytes for load in loads for layer in load for piece in layer)
     if goes_past_cache(page_cache, total_bytes, room_bytes):
-        size_bytes, staged = largest_load_bytes(loads), staged or {}
-        # the plan has memory for what would be mapped
-        if not staged or size_bytes <= largest_load_bytes([one for n, one in enumerate(loads) if n not in staged]):
+        mapped = [load for number, load in enumerate(loads) if number not in (staged or ())]
+        if (size_bytes := largest_load_bytes(loads)) <= largest_load_bytes(mapped):  # what the plan has memory for
             return DirectStream(source, loads, size_bytes)
     return MappedStream(source, loads, read_ahead_bytes, windows, staged)
 
