@@ -29,6 +29,8 @@ __all__ = [
 
 # Python's share of loading and calling one part
 _PART_SECONDS = 12e-6
+# and its share of one slab
+SLAB_SECONDS = 15e-6
 _SCRATCH_ALIGNMENT_BYTES = 64
 # layers whose transformed weights ncnn can take from a file (patches/)
 TRANSFORMED_TYPES = ("Convolution", "InnerProduct", "Gemm", "MultiHeadAttention")
@@ -48,8 +50,6 @@ _STANDING_BYTES, _BIAS_BYTES = 6_000, 4
 _STAGED_UP_TO_BYTES = 1024 * 1024
 # what may be read past the end of each array of a layer, and up to where the next one begins
 _STAGING_BYTES = 4 * (OVERREAD_BYTES + 64)
-# and its share of one slab
-SLAB_SECONDS = 15e-6
 # what the runtime keeps of each slice and slab beyond a layer's first: its place in the plan, and views of blobs
 CALL_BYTES = 2_000
 

@@ -102,7 +102,7 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
     result = 0 if storage.is_direct else result_bytes(profile)
     in_turn = Candidates([row for row in staged_rows if row.choices], arena_bytes, result)
     loads_beside = capabilities.loads_beside(profile.options.num_threads)
-    is_needed = storage.is_direct or loads_beside
+    is_another = loads_beside and not storage.is_direct
     return Workload(
         profile=profile,
         capabilities=capabilities,
@@ -111,7 +111,7 @@ def _workload(level: ChainedProfile, capabilities: Capabilities, storage: Storag
         blobs=blobs,
         offsets=offsets,
         gaps=gaps,
-        candidates=Candidates([row for row in rows if row.choices], arena_bytes, result) if is_needed else in_turn,
+        candidates=Candidates([row for row in rows if row.choices], arena_bytes, result) if is_another else in_turn,
         in_turn=in_turn,
         joint=None if storage.is_direct else _joint(profile, blobs.buffers, found),
         choices=tuple(found),

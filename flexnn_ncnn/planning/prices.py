@@ -16,7 +16,7 @@ import numpy as np
 
 from flexnn_ncnn.planning.candidates import FORBIDDEN_SECONDS, Candidates, Depths, Floats, Limits
 
-__all__ = ["Prices", "Way", "allowed_cost", "descended", "priced_ways"]
+__all__ = ["Prices", "Way", "allowed_cost", "bound_seconds", "descended", "priced_ways"]
 
 # seconds for a byte: so much that only bytes count
 _DEAREST = 1e-3
@@ -113,13 +113,14 @@ def priced_ways(
         else:
             fast = corner
     cost = seconds + price * candidates.kept
-    ways = [Way(_bound(candidates, cost, limits, price, memory_bytes, depths), limits) for limits in found]
+    ways = [Way(bound_seconds(candidates, cost, limits, price, memory_bytes, depths), limits) for limits in found]
     return Prices(price, tuple(sorted(ways, key=lambda way: way.bound_seconds)))
 
 
-def _bound(
+def bound_seconds(
     candidates: Candidates, cost: Floats, limits: Limits, price: float, memory_bytes: float, depths: Depths
 ) -> float:
+    """What no selection within limits is faster than."""
     least = np.where(candidates.fits(limits), cost, FORBIDDEN_SECONDS).min(axis=1)
     return float(least @ candidates.counts) + price * (limits.total(depths) - memory_bytes)
 

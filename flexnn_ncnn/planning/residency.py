@@ -14,13 +14,13 @@ import numpy as np
 
 from flexnn_ncnn.planning.candidates import Candidates, Depths, Floats, Limits, Weights
 from flexnn_ncnn.planning.knapsack import Selection, packed
-from flexnn_ncnn.planning.prices import Way, allowed_cost, priced_ways
+from flexnn_ncnn.planning.prices import Way, allowed_cost, bound_seconds, priced_ways
 from flexnn_ncnn.planning.tightest import ONCE, least_bytes, tightest
 
 __all__ = ["ONCE", "Selection", "select"]
 
 _ROUNDS = 6
-_HOPES = 8
+_HOPES = 12
 # of the time: less is not worth looking for
 _WORTH = 1e-6
 PLAIN = Weights()
@@ -85,22 +85,51 @@ def _best(
 def _neighbour(
     candidates: Candidates, seconds: Floats, best: Found, price: float, memory: float, depths: Depths
 ) -> Found | None:
-    """A faster selection with one of the three limits elsewhere, if bounds leave hope for one and it is there."""
+    """A faster selection with limits elsewhere, if bounds leave hope for one and it is there."""
     value, selection = best
     enough = value * (1.0 - _WORTH)
-    limits = (selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
     cost = seconds + price * candidates.kept
-    hopes: list[tuple[float, Limits]] = []
+    for elsewhere in (_one_moved, _several_raised):
+        hopes = elsewhere(candidates, cost, selection, price, memory, depths)
+        for way in sorted(hopes, key=lambda way: way.bound_seconds)[:_HOPES]:
+            if way.bound_seconds >= enough:
+                break
+            found = packed(candidates, seconds, way.limits, memory, depths, beat_seconds=enough)
+            if found is not None:
+                return found
+    return None
+
+
+def _one_moved(
+    candidates: Candidates, cost: Floats, selection: Selection, price: float, memory: float, depths: Depths
+) -> list[Way]:
+    """One of the three limits elsewhere."""
+    limits = (selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
+    ways: list[Way] = []
     for number, axis in enumerate(candidates.axes):
         others = sum(limits[i] * depths[i] for i in range(3) if i != number)
         free = memory - others - axis.levels * depths[number]
         bounds = axis.sums(allowed_cost(candidates, cost, limits, number), candidates.counts) - price * free
         for at in bounds.argsort(kind="stable")[:_HOPES]:
-            if bounds[at] < enough and free[at] >= 0 and axis.levels[at] != limits[number]:
+            if free[at] >= 0 and axis.levels[at] != limits[number]:
                 moved = [float(axis.levels[at]) if i == number else float(limits[i]) for i in range(3)]
-                hopes.append((float(bounds[at]), Limits(*moved)))
-    for _, hope in sorted(hopes, key=lambda one: one[0])[:_HOPES]:
-        found = packed(candidates, seconds, hope, memory, depths, beat_seconds=enough)
-        if found is not None:
-            return found
-    return None
+                ways.append(Way(float(bounds[at]), Limits(*moved)))
+    return ways
+
+
+def _several_raised(
+    candidates: Candidates, cost: Floats, selection: Selection, price: float, memory: float, depths: Depths
+) -> list[Way]:
+    """As many limits raised together as the one choice needs that saves most: more heap often maps more weights too."""
+    limits = (selection.arena_bytes, selection.heap_bytes, selection.raw_bytes)
+    now = np.full(len(cost), -np.inf)
+    np.maximum.at(now, candidates.row_of, cost[candidates.row_of, selection.chosen])
+    raised = [np.maximum(axis.needs, limit) for axis, limit in zip(candidates.axes, limits, strict=True)]
+    totals: Floats = np.tensordot(depths, raised, axes=1)
+    saved = now[:, None] - cost - price * (totals - selection.limits.total(depths))
+    saved[~candidates.exists | candidates.fits(selection.limits) | (totals > memory)] = -np.inf
+    if not np.isfinite(saved).any():
+        return []
+    most = int(saved.argmax())
+    reached = Limits(*(float(needs.flat[most]) for needs in raised))
+    return [Way(bound_seconds(candidates, cost, reached, price, memory, depths), reached)]

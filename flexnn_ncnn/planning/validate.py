@@ -45,6 +45,7 @@ def validate_plan(plan: Plan, bin_bytes: int | None = None) -> None:
         _require(not plan.steps and not plan.placements, "a plan for stock ncnn has no steps and no placements")
         return
     _check_placements(plan)
+    _check_turns(plan.steps)
     for number, step in enumerate(plan.steps):
         _check_step(step, f"step {number} ({step.name!r})", bin_bytes)
     _Walk(plan).check()
@@ -201,10 +202,17 @@ def _check_read_to_scratch(step: Step, name: str) -> None:
     loads_once = not step.resident and step.mode not in ("chain", "constant", "gather")
     _require(loads_once, name, "loads one layer at a time to read weights to its scratch")
     _require(not step.reads_raw, name, "has no kernel that reads weights in its scratch while it computes")
-    in_turn = all(part.ahead == 1 and not part.transformed_count for part in step.parts)
-    _require(in_turn, name, "loads no sooner than it computes to read weights to its scratch")
+    stored = all(not part.transformed_count for part in step.parts)
+    _require(stored, name, "transforms the weights that it reads to its scratch")
     needed = max((positions_in_scratch(part.pieces)[1] for part in step.parts), default=0)
     _require(needed <= step.scratch_bytes, name, f"has scratch for {needed} bytes of weights, not", step.scratch_bytes)
+
+
+def _check_turns(steps: Sequence[Step]) -> None:
+    """Once one load goes ahead all are left to a thread, which may load while other steps still use the scratch."""
+    reading = [step.name for step in steps if step.reads_to_scratch]
+    ahead = [step.name for step in steps for part in step.parts if part.ahead > 1]
+    _require(not (reading and ahead), "no weights are read to scratch", reading[:1], "where loads go ahead", ahead[:1])
 
 
 def _spans(rows: Iterable[Part | Slab]) -> list[tuple[int, int]]:

@@ -105,7 +105,6 @@ def _parts(
     """Every part of a layer that can be cut, straight into the parts of its output."""
     assert facts.axis is not None
     samples, slabs = [], _slabs(facts, [bottom])
-
     whole = bench.blob(facts.output_layouts[0], facts.layer)
     small_spans = [(0, facts.small_units)] if timed and facts.small_units else []
     for begin, end in (*small_spans, *facts.spans):
@@ -133,11 +132,11 @@ def _parts(
 
 def _part_run(bench: Bench, facts: LayerFacts, kernel: KernelFacts, span: Span) -> PartRun:
     """A part as it is measured: by slabs it leaves padding to its caller."""
-    part = bench.parts.get((facts.index, span))
-    if part is None:
+    key = facts.index, span
+    if key not in bench.parts:
         part = layer_part(bench.model, facts.index, facts.axis, *span)
-        part = bench.parts[facts.index, span] = unpadded(facts.layer.type, part) if facts.slab_rows else part
-    return PartRun(bench, facts.layer, part, kernel.kernel)
+        bench.parts[key] = unpadded(facts.layer.type, part) if facts.slab_rows else part
+    return PartRun(bench, facts.layer, bench.parts[key], kernel.kernel)
 
 
 def _slabs(facts: LayerFacts, bottoms: Sequence[native.Mat]) -> tuple[Slab, ...]:

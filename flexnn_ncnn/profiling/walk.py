@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from flexnn_ncnn.errors import ProfileError
-from flexnn_ncnn.preparing.assemble import layer_part, layer_slabs, slab_windows, unpadded
+from flexnn_ncnn.preparing.assemble import layer_part, layer_slabs, slab_padding, slab_windows, unpadded
 from flexnn_ncnn.profiling.bench import Bench
 from flexnn_ncnn.profiling.blobs import LiveBlobs
 from flexnn_ncnn.profiling.compute import Computed, compute_layer
@@ -171,21 +171,25 @@ class Walk:
         if part.reads[1]:
             mats = [native.channels_of(mats[0], *part.reads)]
         if slab_rows:
-            found = _outputs_by_slabs(layer, loaded, mats[0], slab_rows)
+            found = _outputs_by_slabs(layer, loaded, mats[0], slab_rows, option)
         else:
             found = discover_outputs(layer.type, loaded, mats, [self._shapes.get(blob) for blob in layer.outputs])
         loaded.close()
         return found, bottoms
 
 
-def _outputs_by_slabs(layer: Layer, loaded: native.LoadedLayer, bottom: native.Mat, slab_rows: int) -> Outputs:
+def _outputs_by_slabs(
+    layer: Layer, loaded: native.LoadedLayer, bottom: native.Mat, slab_rows: int, option: native.Option
+) -> Outputs:
     """The outputs of a layer loaded without padding, from one slab of its rows."""
     windows, (slab, *_) = (
         slab_windows(layer, native.layout_of(bottom)),
         layer_slabs(layer, native.layout_of(bottom), slab_rows),
     )
     assert windows is not None
-    rows = native.copy_of(native.rows_of(bottom, slab.first, slab.last))
+    rows = native.rows_of(bottom, slab.first, slab.last)
+    # without their padding these may be fewer than a window has, of which ncnn computes nothing
+    rows = native.padded(rows, slab.above, slab.below, slab.left, slab.right, slab_padding(layer), option)
     found = discover_outputs(layer.type, loaded, [rows], [None])
     across, down = windows
     return Outputs(found.mode, tuple(replace(one, w=across.outputs, h=down.outputs) for one in found.layouts))

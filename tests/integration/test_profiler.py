@@ -186,6 +186,13 @@ def test_weights_that_are_read_where_they_lie_are_kept_whatever_is_fed(
         assert [cost.reads_raw for cost in found.layer("it").kernels if cost.kernel == "in_place"] == [True]
 
 
+def test_zeros_as_input_hide_nothing() -> None:
+    """Transformed weights taken for raw ones stayed loaded, which no plan counted."""
+    lines = ["Input in 0 1 in", conv_line(64, 64).replace("in0", "in")]
+    with prepared(lines, {"in": np.zeros((64, 9, 9), np.float32)}) as found:
+        assert not any(cost.reads_raw for cost in found.layer("it").kernels)
+
+
 def test_scratch_is_what_the_allocator_places_while_a_layer_computes() -> None:
     layer = one_layer(conv_line(128, 256), (128, 12, 12))
     for cost in layer.kernels:

@@ -99,6 +99,28 @@ def test_passes_compute_what_stock_does_with_every_kernel(
             assert min(found[name] for name in ("stem", "wide", "add", "fc")) > 0
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ConvolutionDepthWise one 1 1 in0 out 0=512 1=3 4=1 5=1 6=4608 7=512",
+        "ConvolutionDepthWise one 1 1 in0 out 0=512 1=5 4=2 5=1 6=12800 7=512",
+        "Pooling one 1 1 in0 out 0=0 1=3 3=1 5=1",
+        "Pooling one 1 1 in0 out 0=0 1=2 2=2 3=1 5=1",
+    ],
+)
+def test_one_row_at_a_time_where_a_window_reaches_over_the_edge(line: str, tmp_path: Path) -> None:
+    inputs = {"in0": feed(512, 16, 16)}
+    with walked(tmp_path, inputs, 16_000_000, 1, ["Input in0 0 1 in0", line]) as (bench, (facts,)):
+        net = StockNet(str(bench.model.param_path), str(bench.model.bin_path), bench.options)
+        wanted = net.run(inputs, ["out"])["out"]
+        net.close()
+        assert facts.slab_rows == 1
+        assert facts.output_layouts[0].numpy_shape == wanted.shape
+        blobs = LiveBlobs(bench.model.model, inputs, bench)
+        compute_layer(bench, facts, 0, blobs)
+        np.testing.assert_allclose(native.mat_to_array(blobs["out"]), wanted, atol=1e-5)
+
+
 def test_of_layers_alike_a_few_are_timed_and_those_before_them(tmp_path: Path) -> None:
     count = 9
     blocks = [

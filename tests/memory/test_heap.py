@@ -105,6 +105,33 @@ def test_small_blocks_in_the_hole_are_mended() -> None:
 
 
 @needs_glibc
+def test_a_tiny_block_left_in_the_hole_is_joined_at_next_to_no_memory() -> None:
+    """What aligning a block splits off before it is tiny, and stays in the thread's cache when all else is free."""
+    broken, rebuilt, is_whole, growth_bytes = child(
+        """
+        import ctypes
+        align = ctypes.CDLL(None).aligned_alloc
+        align.restype, align.argtypes = ctypes.c_size_t, [ctypes.c_size_t] * 2
+        heap.keep_freed_memory()
+        reserve = heap.Reserve(2_000_000)
+        begin = reserve._begin
+        size = 300_000 + (512 - 80 - begin - 300_000 - 16) % 512
+        before, aligned = heap._malloc(size), align(512, 512_000)
+        assert before == begin and aligned % 512 == 0 and 0 < aligned - before - size < 512
+        heap._free(before)
+        heap._free(aligned)
+        broken = not reserve._is_whole()
+        growth = growth_of(reserve.ensure_whole)
+        print(json.dumps([broken, reserve._begin != begin, reserve._is_whole(), growth]))
+        """
+    )
+    assert broken
+    assert is_whole
+    assert not rebuilt
+    assert growth_bytes < 0.1 * MB
+
+
+@needs_glibc
 def test_freed_memory_goes_back_when_it_is_to_be_measured() -> None:
     kept_bytes, returned_bytes = child(
         """

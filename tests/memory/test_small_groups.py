@@ -132,5 +132,7 @@ def test_what_stays_is_never_pushed_out_by_what_is_streamed(page_cache: str, fol
     each = [after - before for before, after in itertools.pairwise(found["read"][1:])]
     faults = [after - before for before, after in itertools.pairwise(found["faults"][1:])]
     print(page_cache, "read", min(each), "to", max(each), "of", found["streamed"], "faults", sum(faults))
-    assert 0.98 * found["streamed"] <= min(each) <= max(each) <= 1.03 * found["streamed"]
+    # what is read ahead at the end of an inference is the next one's
+    assert 0.95 * found["streamed"] <= min(each) <= max(each) <= 1.05 * found["streamed"]
+    assert 0.99 * found["streamed"] <= sum(each) / len(each) <= 1.01 * found["streamed"]
     assert sum(faults) <= len(faults)  # of code, which is in the page cache as well

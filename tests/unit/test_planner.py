@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexnn_ncnn.errors import BudgetError
@@ -71,6 +71,7 @@ def test_the_smallest_budget_works_and_less_does_not(weights: list[int], factor:
 
 @settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(1000, 500_000), min_size=1, max_size=6), WHEELS)
+@example([1000, 1001, 134_347, 215_807], STOCK)
 def test_more_budget_is_hardly_slower(weights: list[int], can: Capabilities) -> None:
     work = workload(network(*weights), can)
     least, _ = smallest_budget(work, BASE)

@@ -104,6 +104,15 @@ def test_a_selection_is_near_the_optimum(found: Layers, memory: int) -> None:
         assert best - 1e-9 <= selection.seconds <= 2 * best + 1e-9
 
 
+def test_limits_that_only_help_together_rise_together() -> None:
+    """Loading whole weights needs a byte more heap and a byte more mapped; keeping them does not fit."""
+    whole, sliced = choice(0.05, heap_bytes=21, raw_bytes=RESULT + 1), choice(0.101, heap_bytes=20)
+    kept = choice(0.001, resident=True, kept_bytes=3, heap_bytes=20)
+    selection = select(candidates([[whole, sliced, kept]]), ARENA + 21 + RESULT + 1)
+    assert selection is not None
+    assert selection.chosen == (0,)
+
+
 def test_selections_are_the_optimum_nearly_always() -> None:
     ratios: list[float] = []
 

@@ -71,8 +71,9 @@ def test_where_a_budget_asks_for_memory_back_a_plan_that_keeps_it_shows_first_wh
         return replace(good_plan(), predicted_peak_bytes=peak_bytes, budget_bytes=max(peak_bytes, decided.budget_bytes))
 
     def tried(_: Trials, plan: Plan) -> trials._Trial:
-        held_bytes = plan.predicted_peak_bytes - trials._BASE_MARGIN_BYTES + (0 if gave_back[-1] else code_bytes)
-        return trials._Trial(held_bytes, held_bytes, {})
+        margin_bytes = trials._NOISE_BYTES + trials._BASE_MARGIN_BYTES
+        held_bytes = plan.predicted_peak_bytes - margin_bytes + (0 if gave_back[-1] else code_bytes)
+        return trials._Trial(held_bytes, held_bytes, 0, {})
 
     monkeypatch.setattr(trials, "assemble_plan", assembled)
     monkeypatch.setattr(trials.Trials, "_try", tried)

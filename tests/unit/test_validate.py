@@ -144,11 +144,15 @@ BROKEN: dict[str, tuple[Plan, str]] = {
     "weights in use in scratch": (in_scratch(reads_raw=True), "no kernel that reads weights in its scratch"),
     "scratch in use when weights come": (
         in_scratch(parts=(replace(LOADED, ahead=2),)),
-        "loads no sooner than it computes",
+        "where loads go ahead .'conv'.",
+    ),
+    "scratch in use by a step before when weights come": (
+        with_step(in_scratch(), "left", parts=(replace(part(), ahead=2),)),
+        "where loads go ahead .'left'.",
     ),
     "transformed weights in scratch": (
         in_scratch(parts=(replace(LOADED, transformed_count=1),)),
-        "loads no sooner than it computes",
+        "transforms the weights that it reads to its scratch",
     ),
     "too little scratch for weights": (
         in_scratch(scratch_bytes=65536),

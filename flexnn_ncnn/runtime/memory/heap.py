@@ -37,14 +37,14 @@ _SMALL_HOLE_BYTES = 256 * 1024
 _PIN_BYTES = 128 * 1024  # larger than any free memory left after plugging, so it comes from the heap's end
 _SPARE_BYTES, _MARGIN_BYTES = 1024 * 1024, 64 * 1024
 # glibc's per-thread cache: up to 7 blocks of each size; aligning splits off blocks of these
-_CACHED_PER_SIZE, _CACHED_SIZES = 7, tuple(range(24, 1048, 16))
+_CACHED_PER_SIZE, _LARGEST_CACHED_BYTES = 7, 1032
 _SPLIT_OFF_SIZES = tuple(range(24, 136, 16))
 _LARGEST_PLUG_BYTES, _SMALLEST_PLUG_BYTES = 64 * 1024 * 1024, 64 * 1024
 _MOST_MAPPINGS = 65536  # glibc's own limit
 _MANY_HEAPS = 8
 _ALONE_FROM_BYTES, PAGE_BYTES = 64 * 1024, 4096
 # malloc.c and arena.c of glibc, where words have 8 bytes: of a heap that is not the first, which begins at a multiple
-_WORD_BYTES, _NON_MAIN_ARENA = ctypes.sizeof(ctypes.c_size_t), 4
+_WORD_BYTES, _PREVIOUS_IN_USE, _NON_MAIN_ARENA, _FLAGS = ctypes.sizeof(ctypes.c_size_t), 1, 4, 7
 LARGEST_HEAP_BYTES = 64 * 1024 * 1024
 
 
@@ -112,8 +112,6 @@ class Reserve:
 
     def __init__(self, size_bytes: int, *, is_fresh: bool = False) -> None:
         self._is_fresh = is_fresh
-        # nothing but layers is there, and joining takes blocks itself
-        self._tiny_sizes = _SPLIT_OFF_SIZES if is_fresh else _CACHED_SIZES
         self._is_wanted = _LIBC is not None and size_bytes > 0
         # Address space to spare: a block that does not fit goes elsewhere, whole. Pages not used cost nothing.
         self._size_bytes = size_bytes + size_bytes // 4 + _SPARE_BYTES
@@ -126,7 +124,7 @@ class Reserve:
         """Mend the hole if small blocks stayed in it; a microsecond where none did."""
         if not self._is_wanted or self._is_whole():
             return
-        join_tiny_blocks(self._tiny_sizes)
+        join_tiny_blocks(_tiny_sizes(self._begin, self._end))
         if not self._is_whole():
             self._build()
 
@@ -186,14 +184,14 @@ def own_heap() -> int:
     """Which of the C library's heaps the calling thread allocates from; 0 for the process's first, or unknown."""
     if _LIBC is None or _WORD_BYTES < 8:
         return 0
-    block = _malloc(_CACHED_SIZES[-1] + 1)
+    block = _malloc(_LARGEST_CACHED_BYTES + 1)
     # in the size before a block
     is_first = not ctypes.c_size_t.from_address(block - _WORD_BYTES).value & _NON_MAIN_ARENA
     _free(block)
     return 0 if is_first else block // LARGEST_HEAP_BYTES
 
 
-def join_tiny_blocks(sizes: Sequence[int] = ()) -> None:
+def join_tiny_blocks(sizes: Sequence[int] = _SPLIT_OFF_SIZES) -> None:
     """Join tiny blocks that this thread's malloc cache holds with their neighbours.
 
     They are taken out of the cache, which is filled with others instead; freed then, they do not fit into it.
@@ -203,11 +201,30 @@ def join_tiny_blocks(sizes: Sequence[int] = ()) -> None:
     """
     if _LIBC is None:
         return
-    wanted = [size for size in sizes or _SPLIT_OFF_SIZES for _ in range(_CACHED_PER_SIZE)]
+    wanted = [size for size in sizes for _ in range(_CACHED_PER_SIZE)]
     taken = [_malloc(size) for size in wanted]
     others = [_malloc(size) for size in wanted]
-    for block in (*others, *taken):
+    # Python may take some of the others again meanwhile: what came into the cache last is to be joined, so it goes last
+    for block in (*others, *reversed(taken)):
         _free(block)
+
+
+def _tiny_sizes(begin: int, end: int) -> list[int]:
+    """The sizes of blocks in a part of the heap that the thread's cache may hold: the size before each tells the next.
+
+    Joining blocks of all sizes would take a quarter of a megabyte, some of it in that very part.
+    """
+    sizes = set()
+    while begin < end:
+        chunk_bytes = ctypes.c_size_t.from_address(begin - _WORD_BYTES).value & ~_FLAGS
+        if chunk_bytes < 2 * _WORD_BYTES or begin + chunk_bytes > end:
+            break
+        begin += chunk_bytes
+        size_bytes = chunk_bytes - _WORD_BYTES
+        in_use = ctypes.c_size_t.from_address(begin - _WORD_BYTES).value & _PREVIOUS_IN_USE
+        if in_use and size_bytes <= _LARGEST_CACHED_BYTES:
+            sizes.add(size_bytes)
+    return sorted(sizes)
 
 
 def _malloc(size_bytes: int) -> int:
