@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,9 +128,10 @@ class _Trial:
         with self._inputs_that_show(arrays), heap.return_freed_memory():
             before, idle = used_bytes(), process_memory.resident_bytes()
             room.restart_peak()
-            loaded = self._run.load(arrays)
+            with _nothing_collected():
+                loaded = self._run.load(arrays)
+                kept = max(0, used_bytes() - before)
             load_peak = process_memory.peak_bytes() - idle
-            kept = max(0, used_bytes() - before)
             with self._bench.scratch.watch() as scratch:
                 self._compute(loaded)
             right = self._spoil(arrays)
@@ -270,6 +272,18 @@ class _Trial:
         loaded.close()
         memory = PartMemory(self._units, 0, 0, scratch.peak_bytes, 0)
         return _Found(memory, self._differs(right), scratch.events, seconds)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Within the block nothing is freed that only the garbage collector finds: it would be taken off what is held."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _large(arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -83,8 +83,8 @@ def test_what_is_measured_by_slabs_is_not_told_too_small(param: Path) -> None:
             assert tight.reads_raw == cost.reads_raw
             assert tight.run_peak_bytes.at(one.units) >= 0.9 * cost.run_peak_bytes.at(one.units)
             if process_memory.peak_is_exact():
-                # what is rounded up in a small part counts more
-                assert tight.kept_bytes.at(one.units) >= 0.8 * cost.kept_bytes.at(one.units) - 1000
+                # what is rounded up in a small part counts more, and blocks that were free before do not
+                assert tight.kept_bytes.at(one.units) >= 0.7 * cost.kept_bytes.at(one.units) - 1000
             if cost.slabs is not None:
                 assert tight.slabs is not None
                 assert tight.slabs.run_peak_bytes.sizes[0] <= 12

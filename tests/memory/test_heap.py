@@ -113,6 +113,8 @@ def test_a_tiny_block_left_in_the_hole_is_joined_at_next_to_no_memory() -> None:
         align = ctypes.CDLL(None).aligned_alloc
         align.restype, align.argtypes = ctypes.c_size_t, [ctypes.c_size_t] * 2
         heap.keep_freed_memory()
+        # or it would be joined at once where the cache is full of blocks of its size
+        taken = [heap._malloc(size) for size in range(24, 520, 16) for _ in range(7)]
         reserve = heap.Reserve(2_000_000)
         begin = reserve._begin
         size = 300_000 + (512 - 80 - begin - 300_000 - 16) % 512

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,8 @@ from typing import cast
 
 import pytest
 
-from flexnn_ncnn.planning.planner import Schedule, smallest_budget, with_code_returned, without_releases
+from flexnn_ncnn.errors import BudgetError
+from flexnn_ncnn.planning.planner import Schedule, Workload, smallest_budget, with_code_returned, without_releases
 from flexnn_ncnn.preparing import trials
 from flexnn_ncnn.preparing.preparation import PlanCache
 from flexnn_ncnn.preparing.trials import Trials
@@ -57,13 +60,10 @@ def test_what_was_learned_is_kept_and_damage_is_nothing_known(tmp_path: Path, te
     assert cache.base() is None
 
 
-def test_where_a_budget_asks_for_memory_back_a_plan_that_keeps_it_shows_first_what_code_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    work, base_bytes, code_bytes = small_workload(), 1_000_000, 500_000
-    least_bytes, _ = smallest_budget(work, base_bytes)
-    assert least_bytes < smallest_budget(without_releases(work), base_bytes)[0]
-    gave_back: list[bool] = []
+def planning_with(
+    monkeypatch: pytest.MonkeyPatch, code_bytes: int, gave_back: list[bool]
+) -> Callable[[Workload], Trials]:
+    """Trials of plans that hold what is predicted, `code_bytes` more where they keep memory; notes which did not."""
 
     def assembled(_: NcnnModel, decided: Schedule) -> Plan:
         gave_back.append(decided.gives_back)
@@ -72,18 +72,40 @@ def test_where_a_budget_asks_for_memory_back_a_plan_that_keeps_it_shows_first_wh
 
     def tried(_: Trials, plan: Plan) -> trials._Trial:
         margin_bytes = trials._NOISE_BYTES + trials._BASE_MARGIN_BYTES
-        held_bytes = plan.predicted_peak_bytes - margin_bytes + (0 if gave_back[-1] else code_bytes)
+        held_bytes = max(0, plan.predicted_peak_bytes - margin_bytes + (0 if gave_back[-1] else code_bytes))
         return trials._Trial(held_bytes, held_bytes, 0, {})
 
     monkeypatch.setattr(trials, "assemble_plan", assembled)
     monkeypatch.setattr(trials.Trials, "_try", tried)
     monkeypatch.setattr(trials.TransformedFile, "supply", lambda _, plan, path: plan)
     model = cast("NcnnModel", SimpleNamespace(bin_path=Path()))
-    found = Trials(model, work, {}, None, Path())
+    return lambda work: Trials(model, work, {}, None, Path())
+
+
+def test_where_a_budget_asks_for_memory_back_a_plan_that_keeps_it_shows_first_what_code_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, base_bytes, code_bytes = small_workload(), 1_000_000, 500_000
+    least_bytes, _ = smallest_budget(work, base_bytes)
+    assert least_bytes < smallest_budget(without_releases(work), base_bytes)[0]
+    gave_back: list[bool] = []
+    planning = planning_with(monkeypatch, code_bytes, gave_back)
+    found = planning(work)
     found.plan(least_bytes, base_bytes)
     assert gave_back[:2] == [False, True]
     assert (found.base_bytes, found.code_bytes) == (base_bytes + code_bytes, code_bytes)
     gave_back.clear()
-    knowing = Trials(model, with_code_returned(work, code_bytes), {}, None, Path())
-    knowing.plan(least_bytes, base_bytes + code_bytes)
+    planning(with_code_returned(work, code_bytes)).plan(least_bytes, base_bytes + code_bytes)
     assert gave_back[0], "it is known"
+
+
+def test_a_refusal_has_tried_to_give_memory_back_though_only_code_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, base_bytes = small_workload(), 1_000_000
+    work = replace(work, joint=copy(work.in_turn))
+    least_bytes = smallest_budget(work, base_bytes)[0]
+    assert least_bytes == smallest_budget(without_releases(work), base_bytes)[0], "it gains nothing itself"
+    gave_back: list[bool] = []
+    with pytest.raises(BudgetError) as refused:
+        planning_with(monkeypatch, 500_000, gave_back)(work).plan(1_000, base_bytes)
+    assert gave_back[-1]
+    assert refused.value.smallest_bytes < least_bytes + trials._TRIALS_DIFFER_BYTES + trials._FIRST_CODE_BYTES
